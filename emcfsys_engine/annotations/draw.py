@@ -214,7 +214,7 @@ TOLERANCE_PX = 0.3  # below 0.35 no pixel's centre changes sides
 
 
 @dataclass(frozen=True, kw_only=True)
-class Region:
+class DrawnRegion:
     """Connected pixels of one class, with their holes.
 
     Shapes: rings are N×2 float64 (x, y) in pixel corners, the outer one first.
@@ -232,7 +232,7 @@ def regions_of(
     tolerance_px: float = TOLERANCE_PX,
     smallest_px: int = 0,
     numbers: np.ndarray | None = None,
-) -> Iterator[Region]:
+) -> Iterator[DrawnRegion]:
     """Yield every connected region of every class but the background, largest class value last.
 
     Where objects are numbered, those that touch are regions of their own.
@@ -253,7 +253,7 @@ def regions_of(
             rings = [contour[:-1, ::-1] - 0.5 + (columns.start, rows.start) for contour in contours]
             rings.sort(key=lambda ring: -np.ptp(ring[:, 0]) * np.ptp(ring[:, 1]))
             simple = tuple(_simplified(ring, tolerance_px) for ring in rings)
-            yield Region(class_id=int(class_id), rings=simple, area_px=area)
+            yield DrawnRegion(class_id=int(class_id), rings=simple, area_px=area)
 
 
 def shapes_of(

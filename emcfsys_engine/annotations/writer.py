@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from emcfsys_engine.annotations.draw import TOLERANCE_PX, Region, regions_of, shapes_of
+from emcfsys_engine.annotations.draw import TOLERANCE_PX, DrawnRegion, regions_of, shapes_of
 from emcfsys_engine.annotations.formats.coco import CocoImage, coco_image, write_coco
 from emcfsys_engine.annotations.formats.geojson import write_geojson
 from emcfsys_engine.annotations.formats.imagej import write_imagej
@@ -135,7 +135,7 @@ class LabelWriter:
         else:
             write_imagej(file, regions, self.names, plane=plane)
 
-    def _regions(self, ids: np.ndarray, numbers: np.ndarray | None) -> tuple[Region, ...]:
+    def _regions(self, ids: np.ndarray, numbers: np.ndarray | None) -> tuple[DrawnRegion, ...]:
         return tuple(
             regions_of(
                 ids,

@@ -56,7 +56,7 @@ def run_in_foreground(run: Run) -> int:
     if why := run.distrusted():
         say(f"{run.id}: {why}: it runs with {sys.executable} and your own variables", err=True)
     keeper = start(run, foreground=True, environment=laid_over, lease=lease)
-    progress = Progress(sys.stderr.isatty())
+    progress = ProgressLine(sys.stderr.isatty())
     passed_on = _SignalsPassedOn(run, keeper)
     place = _Place(run)
     with passed_on:
@@ -174,7 +174,7 @@ class _SignalsPassedOn:
         self._grace_s = 0.0
         self._kill_at: float | None = None
         self._graces = 0
-        self._progress = processes.Progress("")
+        self._progress = processes.Activity("")
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> None:
@@ -198,7 +198,7 @@ class _SignalsPassedOn:
         if self._kill_at is None:
             self._grace_s = _grace_s()
             self._kill_at = now + self._grace_s
-            self._progress = processes.Progress(processes.token_of(self._keeper.pid))
+            self._progress = processes.Activity(processes.token_of(self._keeper.pid))
         if now < self._kill_at:
             return
         self._graces += not self._is_finishing
@@ -260,7 +260,7 @@ def _grace_s() -> float:
         return Config().jobs.grace_s
 
 
-class Progress:
+class ProgressLine:
     """Tells events to a person: one changing line on a terminal, else a line a validation."""
 
     def __init__(self, on_terminal: bool) -> None:

@@ -12,7 +12,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import Request
 from emcfsys_engine.run.shards import MOST, SHARDS_A_TASK, unfinished
-from emcfsys_engine.shards.forecast import Forecast
+from emcfsys_engine.shards.forecast import ShardForecast
 
 Option = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -32,7 +32,7 @@ def with_options(command: Callable[..., None], options: Sequence[Option]) -> Cal
     return command
 
 
-def tell_forecast(found: Forecast, *, as_json: bool) -> None:
+def tell_forecast(found: ShardForecast, *, as_json: bool) -> None:
     """Say what a run in shards will take."""
     if as_json:
         say_json(msgspec.to_builtins(found))

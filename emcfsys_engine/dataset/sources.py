@@ -64,7 +64,7 @@ class LabelRef:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class LabelledItem:
     """An image and its labels, before it is told which split it is in."""
 
     image: ImageRef
@@ -80,7 +80,7 @@ class Item:
 class Found:
     """What one [[data]] table amounts to."""
 
-    items: tuple[Item, ...]
+    items: tuple[LabelledItem, ...]
     num_images: int = 0  # with labels or without
     shapes: tuple[int, int] = (0, 0)  # drawn and skipped, those of images it does not have too
 
@@ -122,7 +122,7 @@ def find_source(
     if only is None:
         name_unlabelled(project, index, images, labels, labelled.has_files, faults, notes)
     items = [
-        Item(
+        LabelledItem(
             image=image,
             label=labels[image],
             name=_name(image, root),

@@ -218,7 +218,7 @@ def rules_of(project: Project, request: WatchRequest, backend: str) -> Rules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class FoundFile:
     """One file as a scan found it."""
 
     path: str  # below the root
@@ -250,7 +250,7 @@ class Scanner:
     ) -> None:
         self.rules = rules
         self.known = known
-        self.settling: dict[str, Seen] = {}
+        self.settling: dict[str, FoundFile] = {}
         self.offline = False
         self.left_out: set[str] = set()  # kinds of pictures that were met and nobody reads
         self.side_cars: set[str] = set()  # text files that may say the scale of an image
@@ -293,7 +293,7 @@ class Scanner:
             return
         self._note(path, status, closed=closed)
 
-    def ready(self, most: int) -> list[Seen]:
+    def ready(self, most: int) -> list[FoundFile]:
         """Return files that are ready, in the order asked for; they go on settling until `done`."""
         now = self._clock()
         waiting = [seen for seen in self.settling.values() if self._wait_s(seen, now) <= 0]
@@ -392,7 +392,7 @@ class Scanner:
                 self._take_anew(known, ctime_ns)
         before = self.settling.get(path)
         if before is None or before.stamp != stamp:
-            self.settling[path] = Seen(
+            self.settling[path] = FoundFile(
                 path=path,
                 size=stamp[0],
                 mtime_ns=stamp[1],
@@ -412,11 +412,11 @@ class Scanner:
         self.settling.pop(known.path, None)
         self._retry_at.pop(known.path, None)
 
-    def _wait_s(self, seen: Seen, now: float) -> float:
+    def _wait_s(self, seen: FoundFile, now: float) -> float:
         settle_s = self.rules.closed_settle_s if seen.closed else self.rules.settle_s
         return max(seen.since + settle_s, self._retry_at.get(seen.path, 0.0)) - now
 
-    def _is_whole(self, seen: Seen) -> bool:
+    def _is_whole(self, seen: FoundFile) -> bool:
         if seen.size < self.rules.min_bytes:
             return False
         try:
@@ -435,7 +435,7 @@ class Scanner:
             return self._clock() - seen.since > max(30.0, 10 * self.rules.settle_s)
         return verdict == "whole" or not seen.closed or self._settled_long(seen)
 
-    def _settled_long(self, seen: Seen) -> bool:
+    def _settled_long(self, seen: FoundFile) -> bool:
         """A format that does not tell its end waits the full time even after a close."""
         return self._clock() - seen.since >= self.rules.settle_s
 

@@ -34,7 +34,7 @@ _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recu
 _Plane = int | None
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class WantedName(msgspec.Struct, frozen=True, kw_only=True):
     """An image whose files want a name: all planes of a file are named alike."""
 
     image: str  # its path, as text: a million are asked for
@@ -66,7 +66,7 @@ class OutputBook:
         self._forget()
         self._read_first()
 
-    def stems(self, wanted: Sequence[Wanted], suffix: str) -> list[tuple[str, ...]]:
+    def stems(self, wanted: Sequence[WantedName], suffix: str) -> list[tuple[str, ...]]:
         """Return the stem of each plane of each image, below the output folder.
 
         An image that has names keeps them. Of new ones that would share a name, each keeps its
@@ -76,7 +76,7 @@ class OutputBook:
         known = [self._known(one) for one in wanted]
         return [one for one in known if one is not None]
 
-    def name_all(self, wanted: Sequence[Wanted], suffix: str) -> None:
+    def name_all(self, wanted: Sequence[WantedName], suffix: str) -> None:
         """Give names to images as `Stems` does, of which a million may be too many to hold."""
         if all(self._known(one) is not None for one in wanted):
             return
@@ -104,7 +104,7 @@ class OutputBook:
         """Return the stem of one plane of an image; None where it has no names."""
         return self._stems.of(image, plane, version)
 
-    def adopt(self, wanted: Wanted, stems: Sequence[str]) -> None:
+    def adopt(self, wanted: WantedName, stems: Sequence[str]) -> None:
         """Take names over that were given out before there was a book."""
         for plane, stem in zip(wanted.planes, stems, strict=True):
             with suppress(ValueError):  # a ledger, too, may be somebody else's
@@ -188,7 +188,7 @@ class OutputBook:
         names = (file for file in self._digests if file.endswith(MASK_SUFFIXES))
         return [place for name in names if (place := self.out / name).exists()]
 
-    def retire(self, wanted: Wanted) -> tuple[list[Path], list[Path]]:
+    def retire(self, wanted: WantedName) -> tuple[list[Path], list[Path]]:
         """Remove what was made of an image as it was before: of planes that it lost, companions.
 
         Only what nobody changed goes. Return the files that are gone, and those that a person
@@ -319,12 +319,12 @@ class OutputBook:
             finally:
                 os.close(descriptor)
 
-    def _known(self, wanted: Wanted) -> tuple[str, ...] | None:
+    def _known(self, wanted: WantedName) -> tuple[str, ...] | None:
         image, version = wanted.image, wanted.version
         stems = [self._stems.of(image, plane, version) for plane in wanted.planes]
         return tuple(stem for stem in stems if stem is not None) if all(stems) else None
 
-    def _moved(self, wanted: Wanted) -> tuple[str, ...] | None:
+    def _moved(self, wanted: WantedName) -> tuple[str, ...] | None:
         """Return the names of the same image at another path: it was moved, or copied with all."""
         for old in self._made_of.get(wanted.content, ()) if wanted.content else ():
             if Path(old).name == wanted.name and is_elsewhere(old, wanted.image, self.file):
@@ -335,7 +335,7 @@ class OutputBook:
                     return kept
         return None
 
-    def _free(self, wanted: Wanted, suffix: str, *, shares: bool) -> tuple[str, ...]:
+    def _free(self, wanted: WantedName, suffix: str, *, shares: bool) -> tuple[str, ...]:
         prefix = f"{wanted.folder}/" if wanted.folder else ""
         every = [stems_for(wanted.name, plane, wanted.version, suffix) for plane in wanted.planes]
         image, version = wanted.image, wanted.version
@@ -350,7 +350,7 @@ class OutputBook:
                 return stems
         raise AssertionError("names never end")
 
-    def _claims(self, wanted: Wanted, stems: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _claims(self, wanted: WantedName, stems: Sequence[str]) -> Iterator[dict[str, Any]]:
         for plane, stem in zip(wanted.planes, stems, strict=True):
             image = wanted.image
             if self._stems.of(image, plane, wanted.version) == stem:
@@ -481,7 +481,7 @@ def append_whole(descriptor: int, lines: bytes, file: Path) -> int:
     return len(lines)
 
 
-def _first_of(wanted: Wanted, suffix: str) -> int:
+def _first_of(wanted: WantedName, suffix: str) -> int:
     """Return what tells the name that an image would have if no other wanted it.
 
     Where two names have one number by chance, each keeps its extension.

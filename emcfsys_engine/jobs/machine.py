@@ -284,7 +284,7 @@ _WATCH_SHARE = 0.25  # of a GPU; it mostly waits, and a training beside it has t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedCompute:
     """A request as it was made; None is for the default."""
 
     kind: Kind
@@ -302,7 +302,7 @@ class Request:
     memory_gb: float
 
 
-def settle_request(machine: Machine, wanted: Wanted) -> Request:
+def settle_request(machine: Machine, wanted: WantedCompute) -> Request:
     """Fill in the defaults of a request.
 
     Without GPUs a training takes all processor slots; a watch, which mostly waits, takes none, and

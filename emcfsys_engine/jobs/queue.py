@@ -11,7 +11,7 @@ import msgspec
 
 from emcfsys_engine.errors import QueueError, SlurmError
 from emcfsys_engine.jobs.job import ACTIVE, OPEN, Ask, Job, JobState, Kind, SlurmOrder
-from emcfsys_engine.jobs.machine import Machine, Wanted, settle_request
+from emcfsys_engine.jobs.machine import Machine, WantedCompute, settle_request
 from emcfsys_engine.jobs.slurm.script import settle_order
 from emcfsys_engine.jobs.state_folder import prepare, state_folder
 from emcfsys_engine.jobs.store import Store, move, note
@@ -83,7 +83,7 @@ class Queue:
         run = Run(run_folder)
         record = run.record()
         kind = _kind(record)
-        asked = Wanted(kind=kind, gpus=gpus, cpus=cpus, memory_gb=memory_gb)
+        asked = WantedCompute(kind=kind, gpus=gpus, cpus=cpus, memory_gb=memory_gb)
         compute = record.project.compute if record.project else Compute()
         order: SlurmOrder | None = None
         if slurm if slurm is not None else compute.executor == "slurm":

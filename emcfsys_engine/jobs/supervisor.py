@@ -45,7 +45,7 @@ class Start:
         self.kill_at: float | None = None
         self._grace_s = 0.0
         self._graces = 0
-        self._progress: processes.Progress | None = None
+        self._progress: processes.Activity | None = None
         self._keeper_ended = False
         self.keeper: int | None = None
         self.find_keeper()
@@ -109,7 +109,7 @@ class Start:
             self.kill_at = time.monotonic() + grace_s
             self._grace_s = grace_s
             self._graces = 1
-            self._progress = processes.Progress(self.token)
+            self._progress = processes.Activity(self.token)
 
     def kill_if_due(self) -> None:
         """Kill what is left when the grace is over: first the worker, then also its keeper."""

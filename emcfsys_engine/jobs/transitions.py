@@ -11,15 +11,20 @@ from emcfsys_engine.jobs.store import Store, move
 from emcfsys_engine.run.folder import ExitRecord, Run
 from emcfsys_engine.run.groups import forget_extension
 from emcfsys_engine.run.lines import log_tail
-from emcfsys_engine.run.outcome import WITHOUT_A_WORD, asked_to_end, told_by_process, told_by_worker
-from emcfsys_engine.run.outcome import Outcome as RunOutcome
+from emcfsys_engine.run.outcome import (
+    WITHOUT_A_WORD,
+    RunOutcome,
+    asked_to_end,
+    told_by_process,
+    told_by_worker,
+)
 from emcfsys_engine.settings import JobSettings
 
 _LONG_RUN_S = 600.0  # a start that lived that long is no crash loop
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class StartOutcome:
     """How one start ended, for its job."""
 
     state: JobState
@@ -30,7 +35,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class JobChange:
     """What the job's row becomes."""
 
     state: JobState
@@ -39,26 +44,26 @@ class Verdict:
     failures: int = 0
 
 
-def outcome_of(run: Run, job: Job, *, was_killed: bool = False) -> Outcome:
+def outcome_of(run: Run, job: Job, *, was_killed: bool = False) -> StartOutcome:
     """Tell how the job's newest start ended; its processes are gone.
 
     `was_killed`: by us, after the grace that a request to end gives.
     """
     if not run.folder.is_dir():
         if job.ask == "cancel":
-            return Outcome(state="cancelled", reason=f"its run folder is gone: {run.folder}")
-        return Outcome(state="failed", reason=f"its run folder is gone: {run.folder}")
+            return StartOutcome(state="cancelled", reason=f"its run folder is gone: {run.folder}")
+        return StartOutcome(state="failed", reason=f"its run folder is gone: {run.folder}")
     ended = run.ended(since=job.events_offset, asked=job.ask, was_killed=was_killed)
     return _of_job(run, job, ended)
 
 
-def told_outcome(run: Run, job: Job) -> Outcome | None:
+def told_outcome(run: Run, job: Job) -> StartOutcome | None:
     """Tell how the job's newest start ended in its worker's own words; None if it left none."""
     ending = run.ending(job.events_offset)
     return _of_job(run, job, told_by_worker(ending, job.ask)) if ending is not None else None
 
 
-def judge(job: Job, outcome: Outcome, settings: JobSettings, *, ran_s: float) -> Verdict:
+def judge(job: Job, outcome: StartOutcome, settings: JobSettings, *, ran_s: float) -> JobChange:
     """Decide what becomes of a job whose start ended so: its end, or another start after a while.
 
     Units: `ran_s` is how long we saw that start live.
@@ -67,33 +72,33 @@ def judge(job: Job, outcome: Outcome, settings: JobSettings, *, ran_s: float) ->
     wait_s = min(settings.retry_wait_s * 2 ** min(failures, 30), settings.retry_longest_s)
     if outcome.may_retry and not job.ask and (job.retries == -1 or failures < job.retries):
         reason = f"{outcome.reason}; starts again in {wait_s:g} s"
-        return Verdict(state="queued", reason=reason, wait_s=wait_s, failures=failures + 1)
+        return JobChange(state="queued", reason=reason, wait_s=wait_s, failures=failures + 1)
     goes_on = job.resume == "auto" or job.kind == "watch"
     if outcome.state == "interrupted" and goes_on and job.ask in ("", "end"):
         at_once = outcome.was_restart or job.ask == "end"
         reason = f"{outcome.reason}; goes on"
-        return Verdict(state="queued", reason=reason, wait_s=0.0 if at_once else wait_s)
+        return JobChange(state="queued", reason=reason, wait_s=0.0 if at_once else wait_s)
     failures = 0 if outcome.state == "done" else failures
-    return Verdict(state=outcome.state, reason=outcome.reason, failures=failures)
+    return JobChange(state=outcome.state, reason=outcome.reason, failures=failures)
 
 
-def asked_outcome(run: Run, job: Job, *, was_killed: bool) -> Outcome:
+def asked_outcome(run: Run, job: Job, *, was_killed: bool) -> StartOutcome:
     """Tell how a start ended that was asked to, and left no word."""
     return _of_job(run, job, asked_to_end(job.ask, was_killed=was_killed))
 
 
-def process_outcome(run: Run, job: Job, record: ExitRecord) -> Outcome:
+def process_outcome(run: Run, job: Job, record: ExitRecord) -> StartOutcome:
     """Tell how a start ended from its process alone."""
     return _of_job(run, job, told_by_process(record))
 
 
-def _of_job(run: Run, job: Job, ended: RunOutcome) -> Outcome:
+def _of_job(run: Run, job: Job, ended: RunOutcome) -> StartOutcome:
     """Return a run's end as its job's: one that was paused keeps its place."""
     if ended.state == "new" or ended.state == "running":  # it was started, and nothing came of it
         ended = RunOutcome(state="lost", reason=WITHOUT_A_WORD, may_retry=True)
         return _of_job(run, job, ended)
     was_paused = ended.state == "interrupted" and job.ask == "pause"
-    return Outcome(
+    return StartOutcome(
         state="paused" if was_paused else ended.state,
         reason=ended.reason,
         evidence=log_tail(run) if ended.state in ("failed", "lost") else (),
@@ -134,7 +139,7 @@ def put_back(store: Store, job: Job, *, reason: str, wait_s: float) -> bool:
         return move(connection, job.id, "queued", token=job.token, columns=columns)
 
 
-def settle(store: Store, job: Job, outcome: Outcome, verdict: Verdict) -> bool:
+def settle(store: Store, job: Job, outcome: StartOutcome, verdict: JobChange) -> bool:
     """Write how a job's newest start ended; False if somebody else did."""
     is_over = verdict.state not in ("queued", "paused")
     columns = {

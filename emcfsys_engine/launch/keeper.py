@@ -194,12 +194,12 @@ class _Keeper:
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(watched, select.POLLIN | select.POLLHUP)
-        saving: processes.Progress | None = None
+        saving: processes.Activity | None = None
         while True:
             ready = [descriptor for descriptor, _ in poll.poll(_BEAT_S * 1000)]
             if self.passed_on and self.step is not None:
                 if saving is None:
-                    saving = processes.Progress(self.token, self.worker.pid)
+                    saving = processes.Activity(self.token, self.worker.pid)
                 elif saving.goes_on():
                     self._tell_saving()
             if ended in ready:
@@ -217,7 +217,7 @@ class _Keeper:
     def _end_worker(self) -> int:
         assert self.worker is not None
         self.pass_on(signal.SIGTERM, None)
-        progress = processes.Progress(self.token, self.worker.pid)
+        progress = processes.Activity(self.token, self.worker.pid)
         for _ in range(processes.MOST_GRACES):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self.worker.wait(_GRACE_S)

@@ -50,7 +50,7 @@ _BUSY = 0.1  # of one processor: less is waiting
 _WRITTEN_BYTES = 1 << 16
 
 
-class Progress:
+class Activity:
     """Whether a start that was asked to end still gets on: it computes, would, or writes.
 
     Where others take the processors, one that computes may get less than a tenth of one.

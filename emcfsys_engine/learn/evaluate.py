@@ -20,9 +20,9 @@ from emcfsys_engine.learn.evaluate_deal import (
 )
 from emcfsys_engine.learn.evaluate_images import (
     Comparer,
+    EvaluationTask,
     ImageCompared,
     Measure,
-    Task,
     added,
     compared,
 )
@@ -105,7 +105,7 @@ def evaluate_images(
         boundary_px=boundary_px,
         middle_lines=middle_lines,
     )
-    task = Task(measure=measure, samples=images.samples, gpus=gpus, processes=processes)
+    task = EvaluationTask(measure=measure, samples=images.samples, gpus=gpus, processes=processes)
     made = evaluation_of(models, images.project, compared(task), is_own_deal=images.is_own_deal)
     return msgspec.structs.replace(made, notes=images.notes)
 

@@ -22,7 +22,7 @@ from emcfsys_engine.run.folder import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class LearnedImages:
     """What is known of the images of one model's training: name -> digest, or no digest."""
 
     train: dict[str, str]
@@ -172,19 +172,21 @@ def _told_apart(project: Project, card: ModelCard) -> dict[str, Parts]:
     return {name: project.instances.get(name, "joined") for name in card.instances}
 
 
-def seen_by(file: Path) -> Seen:
+def seen_by(file: Path) -> LearnedImages:
     """Return what a model was trained and validated on: of its file, or of the run beside it."""
     card = read_card(file)
     if card.trained_on:
-        return Seen(train=card.trained_on, val=card.validated_on)
+        return LearnedImages(train=card.trained_on, val=card.validated_on)
     run = Run(file.parent)
     plan = read_plan(run) if run.plan_file.is_file() else None
     if plan is None or card.run != run.id:
-        return Seen(train={}, val={})
-    return Seen(train=dict.fromkeys(plan.train_images, ""), val=dict.fromkeys(plan.val_images, ""))
+        return LearnedImages(train={}, val={})
+    return LearnedImages(
+        train=dict.fromkeys(plan.train_images, ""), val=dict.fromkeys(plan.val_images, "")
+    )
 
 
-def _own_split(samples: Sequence[Sample], seen: Sequence[Seen]) -> list[Sample] | None:
+def _own_split(samples: Sequence[Sample], seen: Sequence[LearnedImages]) -> list[Sample] | None:
     """Return the samples in the parts they had in the models' training; None if that is unknown.
 
     Several models have one only where they were trained and validated on the same images. What

@@ -217,7 +217,7 @@ _PARTS = 4  # of each process's images: who is faster takes more
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class EvaluationTask:
     """Which images are compared, how, and where. `gpus`: one process each."""
 
     measure: Measure
@@ -239,7 +239,7 @@ class _Part:
     faults: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def compared(task: Task) -> dict[int, ImageCompared]:
+def compared(task: EvaluationTask) -> dict[int, ImageCompared]:
     """Return what was found in each image, in order, by its number.
 
     Raises: DataFaults with every fault of images and labels; RunFailedError when processes die.
@@ -252,7 +252,7 @@ def compared(task: Task) -> dict[int, ImageCompared]:
     return dict(comparer.compared(dataset, range(len(task.samples)), prints))
 
 
-def _by_several(task: Task) -> dict[int, ImageCompared]:
+def _by_several(task: EvaluationTask) -> dict[int, ImageCompared]:
     choose_device(task.gpus)  # so many there are, or it is said
     models = task.measure.models
     same = SameModels(files=models, digests=digests_of_models(models))
@@ -274,7 +274,9 @@ def _by_several(task: Task) -> dict[int, ImageCompared]:
     return {number: found[number] for number in every}
 
 
-def _done_by_pool(task: Task, waiting: Sequence[range], parts: list[_Part]) -> list[range]:
+def _done_by_pool(
+    task: EvaluationTask, waiting: Sequence[range], parts: list[_Part]
+) -> list[range]:
     """Add what processes find in parts of the images; return those left by one that died."""
     left: list[range] = []
     os.environ.update(SAFE_PATH)  # else each runs what lies in the folder we stand in
@@ -297,7 +299,7 @@ def _done_by_pool(task: Task, waiting: Sequence[range], parts: list[_Part]) -> l
 _here: list[tuple[Comparer, Dataset]] = []  # of one of several processes: what it began with
 
 
-def _begin(task: Task, numbers: "SimpleQueue[int]") -> None:
+def _begin(task: EvaluationTask, numbers: "SimpleQueue[int]") -> None:
     """Begin one of several processes: on a GPU of its own, which is all that it sees."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     number = numbers.get()

@@ -34,15 +34,15 @@ from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted, 
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
 from emcfsys_engine.run.shard_lines import AnyTold
-from emcfsys_engine.run.shards import Header, Item, models_of
-from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
+from emcfsys_engine.run.shards import Header, ShardItem, models_of
+from emcfsys_engine.shards.forecast import ShardForecast, reckoned, to_try
 from emcfsys_engine.shards.work import (
     Asked,
-    Became,
     Done,
     Emit,
     Ended,
-    Sizes,
+    ImageSizes,
+    ItemBecame,
     Tally,
     Work,
     file_bytes,
@@ -186,7 +186,7 @@ class _Comparing:
     def __init__(self, comparer: Comparer, asked: Asked) -> None:
         self._comparer, self._asked = comparer, asked
 
-    def run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+    def run(self, items: Iterator[ShardItem]) -> Iterator[tuple[ShardItem, Done | Exception]]:
         """Yield each image with what was found in it."""
         self._comparer.predictor.before_batch = self._heed
         for item in items:
@@ -206,7 +206,7 @@ class _Comparing:
         if self._asked() is not None:
             raise EndAskedFor
 
-    def _done(self, item: Item) -> Done:
+    def _done(self, item: ShardItem) -> Done:
         began = time.monotonic()
         _refuse_changed(item)
         found = self._comparer.one(sample_of(item))
@@ -218,10 +218,10 @@ class _Comparing:
         """Nothing was begun."""
 
 
-def items_of(found: Images) -> Iterator[Item]:
+def items_of(found: Images) -> Iterator[ShardItem]:
     """Yield the images as they stand in the list."""
     planes = Counter(one.image.path for one in found.samples if one.image.plane is not None)
-    sizes = Sizes()
+    sizes = ImageSizes()
     for number, sample in enumerate(found.samples):
         label, image = sample.label, sample.image
         assert label is not None  # of an evaluation all have one
@@ -239,10 +239,10 @@ def items_of(found: Images) -> Iterator[Item]:
             states=tuple(map(state_of, (image.path, *read))),
         )
         also = tuple((str(file), file_bytes(file)) for file in read)
-        yield Item(number, str(image.path), image.plane, "", size, pixels, also=also, own=own)
+        yield ShardItem(number, str(image.path), image.plane, "", size, pixels, also=also, own=own)
 
 
-def sample_of(item: Item) -> Sample:
+def sample_of(item: ShardItem) -> Sample:
     """Return an image and its labels as the list names them."""
     own = msgspec.convert(msgspec.to_builtins(item.own), _Labelled)
     label = LabelRef(
@@ -267,7 +267,7 @@ def _of_all(header: Header) -> _OfAll:
     return msgspec.convert(msgspec.to_builtins(header.own), _OfAll)
 
 
-def _became(one: Became) -> ImageCompared | AnyTold:
+def _became(one: ItemBecame) -> ImageCompared | AnyTold:
     """Return what was found in an image, or why nothing was.
 
     What changed since is not what was compared.
@@ -286,11 +286,11 @@ def _became(one: Became) -> ImageCompared | AnyTold:
     return found
 
 
-def _failed(item: Item, why: str) -> ImageFailed:
+def _failed(item: ShardItem, why: str) -> ImageFailed:
     return ImageFailed(image=str(ref_of(item)), reason=f"{ref_of(item)}: {why}")
 
 
-def _refuse_changed(item: Item) -> None:
+def _refuse_changed(item: ShardItem) -> None:
     """Raises: InputError where one of an image's files is not as the list says."""
     own = msgspec.convert(msgspec.to_builtins(item.own), _Labelled)
     files = (item.image, *(file for file, _ in item.also))
@@ -298,7 +298,7 @@ def _refuse_changed(item: Item) -> None:
         raise InputError(str(ref_of(item)), what, "Evaluate again")
 
 
-def forecast(request: EvaluateRequest) -> Forecast:
+def forecast(request: EvaluateRequest) -> ShardForecast:
     """Compare a few images and reckon what all of them take; nothing is written.
 
     Raises: DataFaults, InputError; also where none of those tried can be compared.
@@ -319,12 +319,12 @@ def forecast(request: EvaluateRequest) -> Forecast:
     )
 
 
-def _tried(comparer: Comparer, items: Sequence[Item]) -> tuple[float, int, list[Item]]:
+def _tried(comparer: Comparer, items: Sequence[ShardItem]) -> tuple[float, int, list[ShardItem]]:
     """Return the seconds of a few images, the bytes that are kept of them, and those that worked.
 
     The first is done twice: first kernels take longer.
     """
-    seconds, kept_bytes, tried = 0.0, 0, list[Item]()
+    seconds, kept_bytes, tried = 0.0, 0, list[ShardItem]()
     for number, item in enumerate([items[0], *items]):
         began = time.monotonic()
         try:

@@ -35,7 +35,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.outcome import (
     ExitRecord,
-    Outcome,
+    RunOutcome,
     State,
     Traces,
     how_it_ended,
@@ -293,7 +293,7 @@ class Run:
 
     def ended(
         self, *, since: int | None = None, asked: str | None = None, was_killed: bool = False
-    ) -> Outcome:
+    ) -> RunOutcome:
         """Tell how the newest start of a run that no longer lives ended.
 
         `since`: where that start's events begin, in bytes; else start.json says it, and a finished

@@ -41,7 +41,7 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunOutcome:
     """How the newest start of a run ended."""
 
     state: State
@@ -91,7 +91,7 @@ def best_of(events: Iterable[AnyEvent]) -> ValidationDone | None:
     return best
 
 
-def how_it_ended(traces: Traces) -> Outcome:
+def how_it_ended(traces: Traces) -> RunOutcome:
     """Tell how a start ended: its worker's word counts most, then the request, then the process."""
     if traces.ending is not None:
         return told_by_worker(traces.ending, traces.asked)
@@ -101,41 +101,41 @@ def how_it_ended(traces: Traces) -> Outcome:
         return told_by_process(traces.process)
     if traces.was_restart:
         reason = "the machine was restarted"
-        return Outcome(state="interrupted", reason=reason, was_restart=True)
+        return RunOutcome(state="interrupted", reason=reason, was_restart=True)
     if traces.has_begun:
-        return Outcome(state="lost", reason=WITHOUT_A_WORD, may_retry=True)
-    return Outcome(state="new")
+        return RunOutcome(state="lost", reason=WITHOUT_A_WORD, may_retry=True)
+    return RunOutcome(state="new")
 
 
-def told_by_worker(ending: Ending, asked: str = "") -> Outcome:
+def told_by_worker(ending: Ending, asked: str = "") -> RunOutcome:
     """Tell how a start ended in its worker's own words."""
     match ending:
         case RunFinished():
-            return Outcome(state="done", reason=ending.reason)
+            return RunOutcome(state="done", reason=ending.reason)
         case RunCancelled():
-            return Outcome(state="cancelled")
+            return RunOutcome(state="cancelled")
         case RunInterrupted():
             if asked == "cancel":  # the request could not be left on a full disk
-                return Outcome(state="cancelled")
-            return Outcome(state="interrupted", reason=ending.reason)
+                return RunOutcome(state="cancelled")
+            return RunOutcome(state="interrupted", reason=ending.reason)
         case RunFailed() | RunRefused():
             may_retry = ending.exit_code != BAD_INPUT
-            return Outcome(state="failed", reason=ending.reason, may_retry=may_retry)
+            return RunOutcome(state="failed", reason=ending.reason, may_retry=may_retry)
 
 
-def asked_to_end(asked: str, *, was_killed: bool) -> Outcome:
+def asked_to_end(asked: str, *, was_killed: bool) -> RunOutcome:
     """Tell how a start ended that was asked to, and left no word."""
     how = "had to be killed" if was_killed else "ended before it could save"
     if asked == "pause":
         reason = f"{how}; goes on from its last checkpoint"
-        return Outcome(state="interrupted", reason=reason)
-    return Outcome(state="interrupted" if asked == "end" else "cancelled", reason=how)
+        return RunOutcome(state="interrupted", reason=reason)
+    return RunOutcome(state="interrupted" if asked == "end" else "cancelled", reason=how)
 
 
-def told_by_process(record: ExitRecord) -> Outcome:
+def told_by_process(record: ExitRecord) -> RunOutcome:
     """Tell how a start ended from its process alone."""
     if record.signal in _SAVING_SIGNALS:
-        return Outcome(state="interrupted", reason="terminated before it could save")
+        return RunOutcome(state="interrupted", reason="terminated before it could save")
     if record.out_of_memory:
         reason = "ended by the kernel: out of memory (SIGKILL)"
     elif record.signal:
@@ -144,7 +144,7 @@ def told_by_process(record: ExitRecord) -> Outcome:
         reason = record.detail
     else:
         reason = f"ended with exit code {record.exit_code}, and without a word"
-    return Outcome(state="failed", reason=reason, may_retry=record.exit_code != BAD_INPUT)
+    return RunOutcome(state="failed", reason=reason, may_retry=record.exit_code != BAD_INPUT)
 
 
 def emit_ending(

@@ -27,7 +27,7 @@ from emcfsys_engine.run.events import (
     reversed_events,
 )
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.shard_lines import Progress as TasksProgress
+from emcfsys_engine.run.shard_lines import ShardProgress
 from emcfsys_engine.run.shards import FOLDER
 from emcfsys_engine.text import span
 
@@ -83,14 +83,14 @@ class ProgressWords:
     """The same again and again: what tasks of a run in shards told is counted once."""
 
     def __init__(self) -> None:
-        self._tasks: dict[Path, TasksProgress] = {}
+        self._tasks: dict[Path, ShardProgress] = {}
 
     def of(self, run: Run) -> str:
         """Return how far a living run is, in a few words; empty where nothing tells."""
         with suppress(RunFolderError, OSError):
             if (run.folder / FOLDER).is_dir():
                 if run.folder not in self._tasks:
-                    self._tasks[run.folder] = TasksProgress(run)
+                    self._tasks[run.folder] = ShardProgress(run)
                 return self._tasks[run.folder].text()
         return progress_of(run).text
 

@@ -33,7 +33,7 @@ class PutBack(msgspec.Struct, frozen=True, kw_only=True, tag="put_back", gc=Fals
     number: int
 
 
-class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became", gc=False):
+class ShardBecame(msgspec.Struct, frozen=True, kw_only=True, tag="became", gc=False):
     """What became of one image."""
 
     number: int
@@ -49,10 +49,10 @@ class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again", gc=False):
     """The run was started again after its end: what failed is tried once more."""
 
 
-Line = Trying | PutBack | Became | Finished | Again
+Line = Trying | PutBack | ShardBecame | Finished | Again
 
 
-class Told:
+class TaskTold:
     """What one task left behind so far; `refresh` reads what came since."""
 
     def __init__(self, file: Path) -> None:
@@ -81,7 +81,7 @@ class Told:
                 self.tries[line.number] = self.tries.get(line.number, 0) + 1
             case PutBack():
                 self.tries[line.number] = max(0, self.tries.get(line.number, 0) - 1)
-            case Became():
+            case ShardBecame():
                 self.became[line.number] = line.event
                 if line.result is not None:
                     self.results[line.number] = line.result
@@ -94,7 +94,7 @@ class Told:
                 self.became = {n: event for n, event in every if not isinstance(event, ImageFailed)}
 
 
-class Progress:
+class ShardProgress:
     """Counts of how many images something is told; what was counted is not read again."""
 
     def __init__(self, run: Run) -> None:
@@ -245,7 +245,7 @@ class DoneSoFar:
                 for line in wanted:
                     with suppress(msgspec.MsgspecError):  # torn by a kill
                         told = any_names.decode(line, Line)
-                        if isinstance(told, Became):
+                        if isinstance(told, ShardBecame):
                             self._take(told.event)
                 is_new |= bool(wanted)
             self._read_to[file.name] = stream.tell()

@@ -43,7 +43,7 @@ _HEADER_BYTES = 1 << 24
 _BLOCK_BYTES = 1 << 20
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class ShardItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One image of the list, or a region of one; `mask` is where its mask goes.
 
     Of a measurement it is a mask. Paths are of any bytes.
@@ -206,7 +206,7 @@ class Shards:
 
     def write(
         self,
-        items: Iterable[Item],
+        items: Iterable[ShardItem],
         number: int,
         left_out: str = "",
         models: tuple[str, ...] = (),
@@ -290,7 +290,7 @@ class Shards:
             self._refuse_elsewhere(mosaic.mask)
         return header
 
-    def items(self, share: Share) -> Iterator[Item]:
+    def items(self, share: Share) -> Iterator[ShardItem]:
         """Yield the images of one shard.
 
         Raises: RunFolderError where the list was cut short, or names a mask elsewhere.
@@ -304,11 +304,11 @@ class Shards:
                 left -= len(lines)
                 if not lines:
                     self._refuse_damaged(lines)
-                for item in any_names.decode_lines(lines, Item, self._refuse_damaged):
+                for item in any_names.decode_lines(lines, ShardItem, self._refuse_damaged):
                     self._refuse_elsewhere(item.mask)
                     yield item
 
-    def places(self, share: Share) -> Iterator[tuple[int, Item]]:
+    def places(self, share: Share) -> Iterator[tuple[int, ShardItem]]:
         """Yield the images of one shard, each with where its line begins, in bytes.
 
         Raises: RunFolderError as `items`.
@@ -323,7 +323,7 @@ class Shards:
                 left -= len(line)
                 place += len(line)
 
-    def items_at(self, places: Iterable[int]) -> Iterator[Item]:
+    def items_at(self, places: Iterable[int]) -> Iterator[ShardItem]:
         """Yield the images whose lines begin there.
 
         Raises: RunFolderError as `items`.
@@ -333,8 +333,8 @@ class Shards:
                 stream.seek(place)
                 yield self._item(stream.readline())
 
-    def _item(self, line: bytes) -> Item:
-        for item in any_names.decode_lines(line, Item, self._refuse_damaged):
+    def _item(self, line: bytes) -> ShardItem:
+        for item in any_names.decode_lines(line, ShardItem, self._refuse_damaged):
             self._refuse_elsewhere(item.mask)
             return item
         return self._refuse_damaged(line)
@@ -405,7 +405,7 @@ class _Written:
         self._ends = array("Q", [0])
         self.pixels = array("Q")
 
-    def write(self, item: Item) -> None:
+    def write(self, item: ShardItem) -> None:
         line = any_names.encode(item) + b"\n"
         self._file.write(line)
         self._ends.append(self._ends[-1] + len(line))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine.run.shards import Item, deal
+from emcfsys_engine.run.shards import ShardItem, deal
 from emcfsys_engine.text import how_many, size, span
 
 _NUM_TRIED = 3
 
 
-class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+class ShardForecast(msgspec.Struct, frozen=True, kw_only=True):
     """What a run takes, if nothing is there yet. Units: seconds of wall time, bytes."""
 
     images: int
@@ -46,7 +46,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reckoned(
-    items: Sequence[Item],
+    items: Sequence[ShardItem],
     shards: int,
     at_once: int,
     *,
@@ -54,12 +54,12 @@ def reckoned(
     written_bytes: int,
     tried: int,
     called: str = "images",
-) -> Forecast:
+) -> ShardForecast:
     """Return what all items take, at so many pixels a second; `shards` and `at_once`: asked for."""
     pixels = [item.pixels for item in items]
     tasks = min(max(1, shards), len(items))
     beside = min(tasks, at_once)
-    return Forecast(
+    return ShardForecast(
         images=len(items),
         pixels=sum(pixels),
         tasks=tasks,
@@ -93,7 +93,7 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
 
 
-def bytes_read(items: Iterable[Item]) -> int:
+def bytes_read(items: Iterable[ShardItem]) -> int:
     """Return the bytes of all files that are read for some items, of each once."""
     files = {file: size for one in items for file, size in ((one.image, one.size), *one.also)}
     return sum(bytes_of(file, known) for file, known in files.items())

@@ -22,7 +22,7 @@ from emcfsys_engine.run.events import Event, ImageFailed, RegionDone, RunFinishe
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.run.outcome import emit_ending
-from emcfsys_engine.run.shard_lines import Again, AnyTold, Lines, Told
+from emcfsys_engine.run.shard_lines import Again, AnyTold, Lines, TaskTold
 from emcfsys_engine.run.shards import MOST_TRIES, Header, Shards, locked
 from emcfsys_engine.shards.task import list_of
 from emcfsys_engine.shards.work import Asked, Ended, Tally, Work, work_of
@@ -119,7 +119,7 @@ class _Watched:
     def __init__(self, worker: Worker, shards: Shards, header: Header) -> None:
         self._emit = worker.emit_when_possible
         self._shards = shards
-        self.told = [Told(shards.lines_file(shard)) for shard in range(len(header.shards))]
+        self.told = [TaskTold(shards.lines_file(shard)) for shard in range(len(header.shards))]
         before = worker.run.events()
         if any(isinstance(event, RunFinished) for event in before):
             self._try_failed_again()

@@ -18,8 +18,8 @@ from emcfsys_engine.files import exit_with, is_full
 from emcfsys_engine.images.outages import is_gone, wait_until, why_gone
 from emcfsys_engine.run.events import Event, ImageFailed, WarningGiven
 from emcfsys_engine.run.folder import open_run
-from emcfsys_engine.run.shard_lines import Became, Finished, Lines, PutBack, Told, Trying
-from emcfsys_engine.run.shards import MOST_TRIES, Header, Item, verb_of
+from emcfsys_engine.run.shard_lines import Finished, Lines, PutBack, ShardBecame, TaskTold, Trying
+from emcfsys_engine.run.shards import MOST_TRIES, Header, ShardItem, verb_of
 from emcfsys_engine.shards.work import Asked, Doing, Done, Emit, Work, ref_of, work_of
 
 _CLAIM_PATIENCE_S = 90.0  # as a keeper's on a cluster: the task before may still be ending
@@ -55,7 +55,7 @@ class Task:
         Raises: OutputError when the disk is full; what is done is kept.
         """
         shards = self._work.shards
-        told = Told(shards.lines_file(shard))
+        told = TaskTold(shards.lines_file(shard))
         if told.is_finished:
             return True
         lock = shards.claim(shard, patience_s)
@@ -72,7 +72,7 @@ class Task:
             lines.close()
             os.close(lock)
 
-    def _do(self, shard: int, told: Told, lines: Lines) -> None:
+    def _do(self, shard: int, told: TaskTold, lines: Lines) -> None:
         every = self._work.shards.items(self._header.shards[shard])
         todo = [item for item in every if item.number not in told.became]
         if not todo:
@@ -92,15 +92,15 @@ class Task:
         finally:
             doing.close()
 
-    def _run(self, doing: Doing, items: Sequence[Item], lines: Lines) -> None:
+    def _run(self, doing: Doing, items: Sequence[ShardItem], lines: Lines) -> None:
         waiting = list(items)
         while waiting and self._asked() is None:
-            away: list[Item] = []  # met a disk that is gone: they wait for it
+            away: list[ShardItem] = []  # met a disk that is gone: they wait for it
             book = doing.book
             for item, result in doing.run(self._unchanged(waiting, lines)):
                 if isinstance(result, Done):
                     place = lines.keep(result.result)
-                    lines.write(Became(number=item.number, event=result.event, result=place))
+                    lines.write(ShardBecame(number=item.number, event=result.event, result=place))
                 elif book is not None and is_gone(result, book):
                     away.append(item)
                 elif isinstance(result, OutputError) and is_full(result):
@@ -112,7 +112,7 @@ class Task:
                 wait_until(why, self._asked, lambda words: print(words, flush=True))
             waiting = away
 
-    def _unchanged(self, items: Sequence[Item], lines: Lines) -> Iterator[Item]:
+    def _unchanged(self, items: Sequence[ShardItem], lines: Lines) -> Iterator[ShardItem]:
         """Yield items whose files are as the list says; of the others it is told why not."""
         again = f"{verb_of(self._work.request)} again"
         for item in items:
@@ -141,12 +141,12 @@ def _why_changed(name: str, file: str, before: int, again: str) -> str:
     return f"{name}: {what}. {again}: the others are kept"
 
 
-def _fail(item: Item, reason: str, lines: Lines) -> None:
+def _fail(item: ShardItem, reason: str, lines: Lines) -> None:
     event = ImageFailed(image=str(ref_of(item)), reason=reason)
-    lines.write(Became(number=item.number, event=event))
+    lines.write(ShardBecame(number=item.number, event=event))
 
 
-def _blamed(item: Item, told: Told, lines: Lines) -> bool:
+def _blamed(item: ShardItem, told: TaskTold, lines: Lines) -> bool:
     """Tell whether an item ended its task again and again; then that is what became of it."""
     if told.tries.get(item.number, 0) < MOST_TRIES:
         return False

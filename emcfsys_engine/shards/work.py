@@ -22,8 +22,8 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.run.events import Event
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.shard_lines import AnyTold, Told
-from emcfsys_engine.run.shards import Header, Item, Shards, refuse_other_models
+from emcfsys_engine.run.shard_lines import AnyTold, TaskTold
+from emcfsys_engine.run.shards import Header, ShardItem, Shards, refuse_other_models
 
 _MOST_OPEN = 64  # files of results
 
@@ -35,10 +35,10 @@ class Tally(NamedTuple):
     failed: int
 
 
-class Became(NamedTuple):
+class ItemBecame(NamedTuple):
     """An item, what became of it, and what its task kept of it."""
 
-    item: Item
+    item: ShardItem
     event: AnyTold | None
     result: bytes
 
@@ -49,12 +49,12 @@ class Ended:
 
     shards: Shards
     header: Header
-    told: Sequence[Told]
+    told: Sequence[TaskTold]
     tell: Callable[[AnyTold], None]
     emit: Callable[[Event], None]
     asked: Callable[[], str | None]
 
-    def in_order(self) -> Iterator[Became]:
+    def in_order(self) -> Iterator[ItemBecame]:
         """Yield all items in the order of their numbers, with what became of each.
 
         Raises: RunFolderError where what was kept is gone.
@@ -72,7 +72,7 @@ class Ended:
                 told = self.told[shards[n]]
                 place = told.results.get(item.number)
                 result = results.read(shards[n], *place) if place is not None else b""
-                yield Became(item, told.became.get(item.number), result)
+                yield ItemBecame(item, told.became.get(item.number), result)
 
 
 class _Results:
@@ -134,7 +134,7 @@ class Doing(Protocol):
         """What the task writes into the output folder; None where items write no files."""
         ...
 
-    def run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+    def run(self, items: Iterator[ShardItem]) -> Iterator[tuple[ShardItem, Done | Exception]]:
         """Yield each item with what became of it; it may read ahead."""
         ...
 
@@ -214,7 +214,7 @@ def work_of(run: Run) -> Work:
     return work
 
 
-def ref_of(item: Item) -> ImageRef:
+def ref_of(item: ShardItem) -> ImageRef:
     """Return the image of an item."""
     return ImageRef(path=Path(item.image), plane=item.plane)
 
@@ -255,7 +255,7 @@ def states_of(files: Iterable[Path | str]) -> tuple[tuple[str, str], ...]:
 
 
 def why_changed(
-    item: Item, states: Iterable[tuple[str, str]] | None = None, called: str = ""
+    item: ShardItem, states: Iterable[tuple[str, str]] | None = None, called: str = ""
 ) -> str:
     """Return which file of an item is not as the list says, as words; empty where all are.
 
@@ -272,7 +272,7 @@ def _size(status: os.stat_result) -> int:
     return -1 if stat.S_ISDIR(status.st_mode) else status.st_size
 
 
-class Sizes:
+class ImageSizes:
     """Bytes and pixels of images: the first are looked at, of the rest the bytes tell."""
 
     def __init__(self) -> None:

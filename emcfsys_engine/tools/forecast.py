@@ -27,7 +27,7 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingForecast(msgspec.Struct, frozen=True, kw_only=True):
     """What a training begun now would do."""
 
     rows: tuple[PlanRow, ...] = ()
@@ -50,7 +50,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
 def forecast_of(
     project: Project, checked: CheckReport, *, planned: Callable[[Project], Planned]
-) -> Forecast:
+) -> TrainingForecast:
     """Return what a training would do; of one that would be refused only the errors.
 
     `planned` makes the plan, with torch.
@@ -58,11 +58,11 @@ def forecast_of(
     errors = list(checked.errors)
     num_warnings = len(checked.findings) - len(errors)
     if errors:
-        return Forecast(errors=tuple(errors), num_warnings=num_warnings)
+        return TrainingForecast(errors=tuple(errors), num_warnings=num_warnings)
     if checked.waits:
         num = sum(checked.images.values())
         row = PlanRow(name="start", value="waits for labels", why=waiting_words(num))
-        return Forecast(rows=(row,), num_warnings=num_warnings)
+        return TrainingForecast(rows=(row,), num_warnings=num_warnings)
     try:
         rows, kind, steps, minutes = planned(project)
     except DataFaults as several:
@@ -76,8 +76,8 @@ def forecast_of(
         shown = [PlanRow(name=name, value=text, why=reason) for name, text, reason in rows]
         row, seconds = _time(found, steps, minutes)
         shown.insert(2, row)  # after how long it is
-        return Forecast(rows=tuple(shown), num_warnings=num_warnings, seconds=seconds)
-    return Forecast(errors=tuple(errors), num_warnings=num_warnings)
+        return TrainingForecast(rows=tuple(shown), num_warnings=num_warnings, seconds=seconds)
+    return TrainingForecast(errors=tuple(errors), num_warnings=num_warnings)
 
 
 def _time(

@@ -82,7 +82,7 @@ def remove_last(out: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedSuggestions:
     """What is to be suggested: the images to look at, and how many of them."""
 
     images: Mapping[Path, tuple[int, Path]]  # image -> its [[data]] table, its Labelme file
@@ -103,7 +103,9 @@ def refuse_other_classes(project: Project, card: ModelCard, file: Path) -> None:
         raise InputError(file, what, "Train with today's classes, or name another --model")
 
 
-def what_to_suggest(project: Project, number: int, most: int, score: float | None) -> Wanted:
+def what_to_suggest(
+    project: Project, number: int, most: int, score: float | None
+) -> WantedSuggestions:
     """Return which images without labels to look at: at most so many, drawn by the seed.
 
     `score`: of the model; suggestions of one that is clearly worse are renewed.
@@ -138,7 +140,7 @@ def what_to_suggest(project: Project, number: int, most: int, score: float | Non
         raise ProjectError(project.file, "data", what, "Add images")
     random.Random(project.project.seed).shuffle(fresh)
     kept = len(waiting) - len(renewed)
-    return Wanted(
+    return WantedSuggestions(
         images={image: bare[image] for image in (*sorted(renewed), *fresh[:most])},
         number=max(0, min(number - len(waiting), len(fresh))),
         renewed=frozenset(renewed),
@@ -147,7 +149,11 @@ def what_to_suggest(project: Project, number: int, most: int, score: float | Non
 
 
 def write_suggestions(
-    project: Project, wanted: Wanted, ranking_file: Path, by: SuggestedBy, card: ModelCard
+    project: Project,
+    wanted: WantedSuggestions,
+    ranking_file: Path,
+    by: SuggestedBy,
+    card: ModelCard,
 ) -> list[Suggestion]:
     """Write the Labelme files of the first images of a ranking, and of those to be renewed.
 

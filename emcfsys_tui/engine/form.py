@@ -71,7 +71,7 @@ class ProjectForm(msgspec.Struct, frozen=True, kw_only=True):
     facts: str = ""
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class FormVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine says to the form as it is now."""
 
     faults: tuple[FieldFault, ...] = ()
@@ -101,7 +101,7 @@ def read_form(folder: Path) -> ProjectForm:
     )
 
 
-def judge(folder: Path, changes: Mapping[str, str]) -> Verdict:
+def judge(folder: Path, changes: Mapping[str, str]) -> FormVerdict:
     """Return the engine's own word on the changes, and the command that submits them.
 
     A backbone that is named anew is looked up in timm's list, which a child makes once.
@@ -117,11 +117,11 @@ def judge(folder: Path, changes: Mapping[str, str]) -> Verdict:
     try:
         load_project(folder, overrides)
     except EmcfError as error:
-        return Verdict(faults=_field_faults(error), command=command, overrides=overrides)
+        return FormVerdict(faults=_field_faults(error), command=command, overrides=overrides)
     name = changes.get("model.backbone", "")
     fault = backbone_fault(name, known_backbones()) if name.strip() else None
     faults = (fault,) if fault is not None else ()
-    return Verdict(faults=faults, command=command, overrides=overrides)
+    return FormVerdict(faults=faults, command=command, overrides=overrides)
 
 
 def write_form(folder: Path, changes: Mapping[str, str], digest: str) -> str:

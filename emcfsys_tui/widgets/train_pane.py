@@ -18,7 +18,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui.engine import form as engine_link_train
 from emcfsys_tui.engine import jobs, notices
 from emcfsys_tui.engine.edit_project import digest_of
-from emcfsys_tui.engine.form import FIRST, Forecaster, ProjectForm, Verdict
+from emcfsys_tui.engine.form import FIRST, Forecaster, FormVerdict, ProjectForm
 from emcfsys_tui.messages import TabWanted
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import one_line
@@ -53,7 +53,7 @@ class FormRead(Message, bubble=False):
 class Judged(Message, bubble=False):
     """The engine looked at the form."""
 
-    def __init__(self, verdict: Verdict, changes: dict[str, str]) -> None:
+    def __init__(self, verdict: FormVerdict, changes: dict[str, str]) -> None:
         self.verdict, self.changes = verdict, changes
         super().__init__()
 
@@ -113,7 +113,7 @@ class TrainPane(Pane):
     BOXES = (("#form", "#train-hint"), ("#forecast", "#forecast-title"))
 
     form: reactive[ProjectForm] = reactive(ProjectForm(), repaint=False)
-    verdict: reactive[Verdict] = reactive(Verdict(), repaint=False)
+    verdict: reactive[FormVerdict] = reactive(FormVerdict(), repaint=False)
     forecast: reactive[Forecast | None] = reactive(None, repaint=False)  # None: worked out now
 
     def __init__(self, folder: Path) -> None:

@@ -21,18 +21,18 @@ import torch
 
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser
-from emcfsys_engine.learn.inference.bands import Wanted, open_image, sent
+from emcfsys_engine.learn.inference.bands import WantedMaps, open_image, sent
 from emcfsys_engine.learn.pixels_on_device import statistics_to_use
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.learn.training.augment import Strengths, draw
-from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
+from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, TrainingItem
 from emcfsys_engine.learn.training.storage import Lines, Resident, resident
 from tests.bench.machine import machine_line
 
 CPU = torch.device("cpu")
 
 
-class _Items(list[Item]):
+class _Items(list[TrainingItem]):
     project = SimpleNamespace(data=[SimpleNamespace(weight=1.0)])
 
     @property
@@ -40,9 +40,9 @@ class _Items(list[Item]):
         return [SimpleNamespace(source=0)] * len(self)
 
 
-def _item(pixels: np.ndarray, labels: np.ndarray) -> Item:
+def _item(pixels: np.ndarray, labels: np.ndarray) -> TrainingItem:
     found = Normaliser().statistics(pixels)
-    return Item(
+    return TrainingItem(
         pixels=pixels[..., None],
         labels=labels,
         pixel_nm=None,
@@ -101,7 +101,7 @@ def main() -> None:
     print(f"{'draw what happens to a patch':42} {told}")
     logits = torch.randn(3, 384, 2048)
     values = torch.arange(3, dtype=torch.uint8)
-    told = _ms(lambda: sent(0, logits, values, 384, Wanted()).band(), logits[0].numel() / 1e6)
+    told = _ms(lambda: sent(0, logits, values, 384, WantedMaps()).band(), logits[0].numel() / 1e6)
     print(f"{'classes of a Mpx, counted and looked up':42} {told}")
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("uint8", "uint16", "float32"):

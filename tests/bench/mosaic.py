@@ -32,7 +32,7 @@ from emcfsys_engine.model_card import read_card
 from emcfsys_engine.run.events import ImageFailed, RegionDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shard_lines import Became, Finished, Lines
+from emcfsys_engine.run.shard_lines import Finished, Lines, ShardBecame
 from emcfsys_engine.run.shards import Shards
 from tests.bench.inference_speed import make_model
 from tests.bench.machine import machine_line
@@ -189,7 +189,7 @@ def tell_as_done(run: Run, first: int) -> None:
                 shares=dict.fromkeys(classes, 0.5),
                 confidence=0.5,
             )
-            lines.write(Became(number=item.number, event=told))
+            lines.write(ShardBecame(number=item.number, event=told))
         lines.write(Finished())
         lines.close()
 

@@ -28,7 +28,7 @@ from emcfsys_engine.images.own_outputs import PartBook
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shard_lines import Became, Finished, Lines
+from emcfsys_engine.run.shard_lines import Finished, Lines, ShardBecame
 from emcfsys_engine.run.shards import Header, Shards
 from tests.bench.inference_speed import make_model
 from tests.bench.machine import machine_line
@@ -140,7 +140,7 @@ def make_all(shards: Shards, header: Header, out: Path, like: Path) -> None:
             mask.parent.mkdir(exist_ok=True)
             mask.write_bytes(content)
             event = ImageDone(image=item.image, mask=item.mask, seconds=0.1)
-            lines.write(Became(number=item.number, event=event))
+            lines.write(ShardBecame(number=item.number, event=event))
             of = {"image": item.image, "content": book.contents.of(Path(item.image))}
             name = str(mask.relative_to(out))
             facts.append({"file": name, "digest": f"{0:032x}:{len(content)}", **of, "maker": ""})

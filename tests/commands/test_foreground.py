@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from emcfsys_engine.commands import foreground
-from emcfsys_engine.launch.processes import MOST_GRACES, Progress, descendants
+from emcfsys_engine.launch.processes import MOST_GRACES, Activity, descendants
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run, new_run
@@ -147,7 +147,7 @@ def test_the_last_steps_of_a_training_may_take_long_while_it_goes_on(
     run = new_run(tmp_path / "runs", TrainRequest(), project=load_project(tmp_path))
     now, goes_on = [0.0], [True]
     monkeypatch.setattr(foreground.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(Progress, "goes_on", lambda self: goes_on[0])
+    monkeypatch.setattr(Activity, "goes_on", lambda self: goes_on[0])
     monkeypatch.setattr(foreground, "signal_group", lambda pid, number: True)
     keeper = subprocess.Popen(["true"])
     keeper.wait()

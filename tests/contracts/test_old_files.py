@@ -43,7 +43,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EvaluateRequest, TrainRequest, WatchRequest
-from emcfsys_engine.run.shard_lines import Progress, Told
+from emcfsys_engine.run.shard_lines import ShardProgress, TaskTold
 from emcfsys_engine.run.shards import Shards, digest_of
 from emcfsys_engine.shards.work import Ended, work_of
 from emcfsys_engine.tools.convert.in_shards import result_of as converted
@@ -270,7 +270,7 @@ def test_a_list_of_shards_and_the_results_of_an_evaluation_in_format_1() -> None
     shards = Shards(run)
     header = shards.header()  # of the same request: its digest holds
     assert header is not None
-    told = [Told(shards.lines_file(shard)) for shard in range(len(header.shards))]
+    told = [TaskTold(shards.lines_file(shard)) for shard in range(len(header.shards))]
     assert all(one.is_finished for one in told)
     end = Ended(shards, header, told, lambda _: None, lambda _: None, lambda: None)
     found = [
@@ -294,7 +294,7 @@ def test_a_list_of_shards_of_format_1_and_what_its_tasks_told() -> None:
         3,
         "/masks/1.png",
     )
-    told = [Told(shards.lines_file(shard)) for shard in range(2)]
+    told = [TaskTold(shards.lines_file(shard)) for shard in range(2)]
     became = {n: event for one in told for n, event in one.became.items()}
     assert {n: type(event) for n, event in became.items()} == {
         0: ImageDone,
@@ -302,7 +302,7 @@ def test_a_list_of_shards_of_format_1_and_what_its_tasks_told() -> None:
         3: ImageFailed,
     }
     assert all(one.is_finished and not any(one.tries.values()) for one in told)
-    assert Progress(run).text() == "2 of 2 tasks done, 4 of 4 images, 1 failed"
+    assert ShardProgress(run).text() == "2 of 2 tasks done, 4 of 4 images, 1 failed"
 
 
 def test_a_measurement_in_shards_of_format_1(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_measurement_in_shards_of_format_1(tmp_path: Path) -> None:
     work, shards = work_of(run), Shards(run)
     known = shards.header()
     assert known is not None
-    told = [Told(shards.lines_file(shard)) for shard in range(len(known.shards))]
+    told = [TaskTold(shards.lines_file(shard)) for shard in range(len(known.shards))]
     tally = work.put_together(Ended(shards, known, told, print, print, lambda: None))
     assert tally == (2, 1)
     now = result_of(run)
@@ -340,7 +340,7 @@ def test_a_conversion_in_shards_of_format_1(tmp_path: Path) -> None:
     work, shards = work_of(run), Shards(run)
     known = shards.header()
     assert known is not None
-    told = [Told(shards.lines_file(shard)) for shard in range(len(known.shards))]
+    told = [TaskTold(shards.lines_file(shard)) for shard in range(len(known.shards))]
     assert all(one.is_finished for one in told)
     (tmp_path / "out").mkdir()
     tally = work.put_together(Ended(shards, known, told, print, print, lambda: None))

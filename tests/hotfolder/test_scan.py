@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger
-from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Rules, Scanner, Seen
+from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, FoundFile, Rules, Scanner
 from emcfsys_engine.images.own_files import digest_of
 from tests.hotfolder.test_structure import FORMATS
 
@@ -44,7 +44,7 @@ class Bench:
     def ready(self) -> list[str]:
         return [seen.path for seen in self.scanner.ready(100)]
 
-    def finish(self, seen: Seen, state: str = "done", attempts: int = 0) -> None:
+    def finish(self, seen: FoundFile, state: str = "done", attempts: int = 0) -> None:
         self.scanner.done(
             Entry(
                 path=seen.path,

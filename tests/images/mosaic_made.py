@@ -15,8 +15,8 @@ from emcfsys_engine.regions import Mosaic, Region
 from emcfsys_engine.run.events import RegionDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shard_lines import Became, Lines
-from emcfsys_engine.run.shards import Item, Shards
+from emcfsys_engine.run.shard_lines import Lines, ShardBecame
+from emcfsys_engine.run.shards import ShardItem, Shards
 
 SIZE = (700, 900)
 CLASSES = ("resin", "grain")
@@ -78,7 +78,7 @@ def made_mosaic(folder: Path) -> tuple[Run, Mosaic]:
         tiles=(64, 64, 0.25, 0.25),
     )
     items = [
-        Item(number, str(image), None, mosaic.mask, -1, one.pixels, mosaic=0, region=one)
+        ShardItem(number, str(image), None, mosaic.mask, -1, one.pixels, mosaic=0, region=one)
         for number, one in enumerate(mosaic.regions, 1)
     ]
     shards = Shards(run)
@@ -102,5 +102,5 @@ def do(run: Run, mosaic: Mosaic, *regions: Region, shard: int = 0) -> None:
             of=len(mosaic.regions),
             seconds=1.0,
         )
-        lines.write(Became(number=1 + mosaic.regions.index(one), event=told))
+        lines.write(ShardBecame(number=1 + mosaic.regions.index(one), event=told))
     lines.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.images.copied_folders import is_elsewhere
-from emcfsys_engine.images.output_book import OutputBook, Wanted, book_of
+from emcfsys_engine.images.output_book import OutputBook, WantedName, book_of
 from emcfsys_engine.images.own_files import digest_of_output
 
 
@@ -24,8 +24,8 @@ def _predicted(project: Path) -> None:
         book.note({mask: digest_of_output(mask)}, image=image, content="c")
 
 
-def _wanted(image: Path) -> Wanted:
-    return Wanted(image=str(image), folder="s", content="c")
+def _wanted(image: Path) -> WantedName:
+    return WantedName(image=str(image), folder="s", content="c")
 
 
 @pytest.mark.parametrize("other", ["copy", "deep/er/copy"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.images.output_book import OutputBook, Wanted
+from emcfsys_engine.images.output_book import OutputBook, WantedName
 from emcfsys_engine.images.own_files import digest_of_output, put
 from emcfsys_engine.images.own_outputs import free_version, write_own
 
@@ -32,7 +32,7 @@ def test_a_kill_between_note_and_name_leaves_the_old_file_known_as_of_the_old_im
     mask.write_bytes(b"old")
     book.note({mask: digest_of_output(mask)}, content="old image")
     book.note({mask: f"{'0' * 32}:3"}, content="new image")
-    book.stems([Wanted(image="/in/a.tif", folder="")], ".png")
+    book.stems([WantedName(image="/in/a.tif", folder="")], ".png")
     again = OutputBook(tmp_path)
     assert again.has(mask)
     assert again.has(mask, "old image")
@@ -63,7 +63,7 @@ def test_a_line_or_a_ledger_that_leads_out_of_the_folder_is_passed_over(
     out, precious = tmp_path / "out", tmp_path / "precious.png"
     precious.write_bytes(b"an original")
     name = lead.format(elsewhere=tmp_path)
-    wanted = Wanted(image="/in/a.tif", folder="")
+    wanted = WantedName(image="/in/a.tif", folder="")
     lines = (
         {"image": wanted.image, "plane": None, "version": 1, "stem": name},
         {
@@ -80,14 +80,14 @@ def test_a_line_or_a_ledger_that_leads_out_of_the_folder_is_passed_over(
     assert not book.has(out / f"{name}.png")
     book.adopt(wanted, [name])
     assert book.stems([wanted], ".png") == [("a",)]
-    assert book.retire(Wanted(image=wanted.image, folder="", content="as it is")) == ([], [])
+    assert book.retire(WantedName(image=wanted.image, folder="", content="as it is")) == ([], [])
     assert precious.read_bytes() == b"an original"
 
 
 def test_two_processes_never_give_one_name_twice(tmp_path: Path) -> None:
     one, other = OutputBook(tmp_path), OutputBook(tmp_path)
     names = [
-        book.stems([Wanted(image=f"/{number}/a.tif", folder="")], ".png")[0]
+        book.stems([WantedName(image=f"/{number}/a.tif", folder="")], ".png")[0]
         for number, book in enumerate((one, other, one, other))
     ]
     assert len(set(names)) == 4
@@ -95,7 +95,7 @@ def test_two_processes_never_give_one_name_twice(tmp_path: Path) -> None:
 
 def test_a_book_that_was_removed_is_written_again(tmp_path: Path) -> None:
     book = OutputBook(tmp_path)
-    wanted = Wanted(image="/in/a.tif", folder="")
+    wanted = WantedName(image="/in/a.tif", folder="")
     book.stems([wanted], ".png")
     file = write_own(tmp_path / "a.png", b"mask", book)
     book.note({file: digest_of_output(file)}, image=wanted.image, content="digest")
@@ -165,15 +165,15 @@ def test_what_lies_in_the_books_place_is_not_waited_for_nor_written_to(
         file.mkdir()
     book = OutputBook(tmp_path)
     with pytest.raises(OSError, match=r"is a link or a pipe|no plain file|second name|directory"):
-        book.stems([Wanted(image=f"{tmp_path}/a.tif", folder="")], ".png")
+        book.stems([WantedName(image=f"{tmp_path}/a.tif", folder="")], ".png")
     assert mine.read_text() == "mine\n"
 
 
 def test_a_book_that_grew_huge_by_damage_costs_no_memory(tmp_path: Path) -> None:
     book = OutputBook(tmp_path)
-    (stem,) = book.stems([Wanted(image=f"{tmp_path}/a.tif", folder="")], ".png")
+    (stem,) = book.stems([WantedName(image=f"{tmp_path}/a.tif", folder="")], ".png")
     with book.file.open("r+b") as stream:
         stream.seek(200 << 20)
         stream.write(b"\n")
     again = OutputBook(tmp_path)
-    assert again.stems([Wanted(image=f"{tmp_path}/a.tif", folder="")], ".png") == [stem]
+    assert again.stems([WantedName(image=f"{tmp_path}/a.tif", folder="")], ".png") == [stem]

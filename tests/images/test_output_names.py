@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emcfsys_engine.images.output_book import OutputBook, Wanted
+from emcfsys_engine.images.output_book import OutputBook, WantedName
 from emcfsys_engine.images.output_names import (
     LABEL_SUFFIXES,
     MASK_SUFFIXES,
@@ -47,7 +47,7 @@ names = st.builds(
     st.sampled_from(ENDS),
 ).filter(lambda name: len(name.encode("utf-8", "surrogateescape")) <= 255)
 images = st.builds(
-    lambda folder, name, stack, version: Wanted(
+    lambda folder, name, stack, version: WantedName(
         image=str(Path("/in") / folder / name),
         folder=folder,
         planes=tuple(range(3)) if stack else (None,),
@@ -75,7 +75,7 @@ def files_of(stem: str) -> set[str]:
 @settings(max_examples=150, deadline=None)
 @given(batches=batches, suffix=st.sampled_from(MASK_SUFFIXES))
 def test_no_two_images_share_a_file_and_names_stay_when_files_are_added(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[Wanted]], suffix: str
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[WantedName]], suffix: str
 ) -> None:
     out = tmp_path_factory.mktemp("out")
     book = OutputBook(out)
@@ -107,7 +107,7 @@ def test_every_file_of_a_stem_leads_back_to_its_keys(name: str) -> None:
 
 
 def stem_of_one(book: OutputBook, name: str, *, planes: tuple[int | None, ...] = (None,)) -> str:
-    wanted = Wanted(image=f"/in/{name}", folder="", planes=planes)
+    wanted = WantedName(image=f"/in/{name}", folder="", planes=planes)
     return book.stems([wanted], ".png")[0][-1]
 
 
@@ -127,26 +127,26 @@ def test_a_stack_and_files_called_like_its_planes_have_masks_of_their_own(tmp_pa
 
 
 def test_of_names_that_meet_the_shorter_has_the_companions(tmp_path: Path) -> None:
-    wanted = [Wanted(image=f"/in/{name}", folder="") for name in ("b.overlay.tif", "b.tif")]
+    wanted = [WantedName(image=f"/in/{name}", folder="") for name in ("b.overlay.tif", "b.tif")]
     assert OutputBook(tmp_path).stems(wanted, ".png") == [("b.overlay.tif",), ("b",)]
 
 
 def test_images_of_two_folders_have_masks_of_their_own(tmp_path: Path) -> None:
     book = OutputBook(tmp_path)
-    wanted = [Wanted(image=f"/{day}/a.tif", folder="") for day in ("monday", "tuesday")]
+    wanted = [WantedName(image=f"/{day}/a.tif", folder="") for day in ("monday", "tuesday")]
     stems = [stem for (stem,) in book.stems(wanted, ".png")]
     assert len(set(stems)) == 2
-    later = Wanted(image="/wednesday/a.tif", folder="")
+    later = WantedName(image="/wednesday/a.tif", folder="")
     assert book.stems([later], ".png")[0][0] not in stems
 
 
 def test_an_image_is_known_again_when_its_folder_moved(tmp_path: Path) -> None:
     book = OutputBook(tmp_path)
-    before = Wanted(image="/before/a.tif", folder="", content="digest")
+    before = WantedName(image="/before/a.tif", folder="", content="digest")
     assert book.stems([before], ".png") == [("a",)]
     book.note({tmp_path / "a.png": "d:1"}, image=before.image, content="digest")
-    moved = Wanted(image="/after/a.tif", folder="", content="digest")
-    another = Wanted(image="/other/a.tif", folder="", content="another digest")
+    moved = WantedName(image="/after/a.tif", folder="", content="digest")
+    another = WantedName(image="/other/a.tif", folder="", content="another digest")
     assert book.stems([another], ".png") != [("a",)]
     assert book.stems([moved], ".png") == [("a",)]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.images.output_book import OutputBook, Wanted
+from emcfsys_engine.images.output_book import OutputBook, WantedName
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.own_outputs import (
     OutputsBelow,
@@ -95,7 +95,7 @@ def _written(out: Path, name: str, book: OutputBook) -> Path:
 
 def test_what_tasks_noted_apart_is_known_after_it_was_taken_in(tmp_path: Path) -> None:
     whole = OutputBook(tmp_path)
-    (names,) = whole.stems([Wanted(image="/in/a.tif", folder="")], ".png")
+    (names,) = whole.stems([WantedName(image="/in/a.tif", folder="")], ".png")
     before = _written(tmp_path, "before.png", whole)
     parts = [tmp_path / ".emcfsys" / f"{number}.book" for number in (0, 1)]
     files = [_written(tmp_path, f"{part.stem}.png", PartBook(tmp_path, part)) for part in parts]
@@ -108,7 +108,7 @@ def test_what_tasks_noted_apart_is_known_after_it_was_taken_in(tmp_path: Path) -
     assert made.contents == {"1.png": "c"}
     take_in(tmp_path, [*parts, tmp_path / "never"])
     assert all(OutputBook(tmp_path).has(file) for file in (before, *files))
-    assert OutputBook(tmp_path).stems([Wanted(image="/in/a.tif", folder="")], ".png") == [names]
+    assert OutputBook(tmp_path).stems([WantedName(image="/in/a.tif", folder="")], ".png") == [names]
     assert not any(part.exists() for part in parts)
 
 

@@ -22,7 +22,7 @@ from emcfsys_engine.jobs.machine import (
     Gpu,
     Machine,
     NvmlSource,
-    Wanted,
+    WantedCompute,
     choose,
     lease_holders,
     settle_request,
@@ -223,8 +223,8 @@ def test_nothing_is_queued_for_a_gpu_that_its_driver_has_lost() -> None:
         machine = Machine(settings=Config(), source=_Late())
         machine.source.read = list  # type: ignore[method-assign]
         with pytest.raises(QueueError, match=r"version mismatch.*modprobe nvidia"):
-            settle_request(machine, Wanted(kind="train", gpus=asked))
-        assert settle_request(machine, Wanted(kind="train", gpus=0)).gpus == 0
+            settle_request(machine, WantedCompute(kind="train", gpus=asked))
+        assert settle_request(machine, WantedCompute(kind="train", gpus=0)).gpus == 0
 
 
 def test_a_watch_leaves_room_for_a_training_on_the_only_gpu(tmp_path: Path) -> None:

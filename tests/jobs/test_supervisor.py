@@ -12,7 +12,7 @@ from emcfsys_engine.jobs import supervisor
 from emcfsys_engine.jobs.control import DaemonLock, ensure_daemon, stop_daemon
 from emcfsys_engine.jobs.job import Ask, Job
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.launch.processes import MOST_GRACES, Progress
+from emcfsys_engine.launch.processes import MOST_GRACES, Activity
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import StepDone
@@ -114,7 +114,7 @@ def test_a_stop_leaves_time_for_the_last_steps_while_they_go_on(
 ) -> None:
     now, killed = [0.0], list[int]()
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(Progress, "goes_on", lambda self: True)
+    monkeypatch.setattr(Activity, "goes_on", lambda self: True)
     start = supervisor.Start(job_with(1, run=str(tmp_path), token="t"))
     monkeypatch.setattr(start, "holder", lambda: killed.append(1))
     start.ask(ask, 30)

@@ -7,7 +7,7 @@ import pytest
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.store import move
-from emcfsys_engine.jobs.transitions import Outcome, judge
+from emcfsys_engine.jobs.transitions import StartOutcome, judge
 from emcfsys_engine.settings import JobSettings
 from tests.jobs.conftest import Bench
 from tests.jobs.made import job_with
@@ -33,13 +33,13 @@ from tests.jobs.made import job_with
 def test_what_becomes_of_a_job(
     job: dict[str, Any], outcome: dict[str, Any], state: str, wait_s: float
 ) -> None:
-    verdict = judge(job_with(1, **job), Outcome(**outcome), JobSettings(), ran_s=1.0)
+    verdict = judge(job_with(1, **job), StartOutcome(**outcome), JobSettings(), ran_s=1.0)
     assert (verdict.state, verdict.wait_s) == (state, wait_s)
 
 
 def test_long_run_is_no_crash_loop() -> None:
     job = job_with(1, retries=3, failures=3)
-    crash = Outcome(state="failed", may_retry=True)
+    crash = StartOutcome(state="failed", may_retry=True)
     assert judge(job, crash, JobSettings(), ran_s=3600).failures == 1
     assert judge(job, crash, JobSettings(), ran_s=3).state == "failed"
 

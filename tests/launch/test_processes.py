@@ -70,7 +70,7 @@ def test_who_gets_no_processor_gets_on_and_who_sleeps_does_not() -> None:
     try:
         holds(lambda: bool(processes.descendants("starved") and processes.descendants("asleep")))
         holds(lambda: os.sched_getscheduler(starved.pid) == os.SCHED_IDLE)
-        waits, sleeps = processes.Progress("starved"), processes.Progress("asleep")
+        waits, sleeps = processes.Activity("starved"), processes.Activity("asleep")
         before = _cpu_ticks(hog.pid)
         holds(lambda: _cpu_ticks(hog.pid) > before + 50)
         assert waits.goes_on()

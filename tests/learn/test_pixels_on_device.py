@@ -8,19 +8,19 @@ import torch
 
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.pixels_on_device import statistics_to_use
-from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
+from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, TrainingItem
 from tests.learn.training.items import Items
 
 
 @pytest.mark.parametrize("kinds", [("uint8",), ("uint16",), ("uint8", "uint16")])
 def test_crops_of_any_type_are_what_the_normalised_image_shows(kinds: tuple[str, ...]) -> None:
     rng = np.random.default_rng(0)
-    items: list[Item] = []
+    items: list[TrainingItem] = []
     for kind in kinds:
         pixels = rng.integers(0, 200, (90, 80, 1)).astype(kind)
         statistics = statistics_to_use(Normaliser().per_channel(pixels))
         labels = rng.integers(0, 3, (90, 80), np.uint8)
-        item = Item(
+        item = TrainingItem(
             pixels=pixels,
             labels=labels,
             pixel_nm=None,
@@ -50,7 +50,7 @@ def test_a_constant_image_is_zeros() -> None:
     pixels = np.full((40, 40, 1), 7, np.uint8)
     statistics = statistics_to_use(Normaliser().per_channel(pixels))
     labels = pixels[..., 0]
-    item = Item(
+    item = TrainingItem(
         pixels=pixels,
         labels=labels,
         pixel_nm=None,

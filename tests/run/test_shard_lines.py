@@ -8,12 +8,12 @@ from emcfsys_engine.run.progress import words_of_progress
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shard_lines import (
     Again,
-    Became,
     DoneSoFar,
     Finished,
     Lines,
-    Progress,
-    Told,
+    ShardBecame,
+    ShardProgress,
+    TaskTold,
     Trying,
 )
 from emcfsys_engine.run.shards import Shards
@@ -29,16 +29,16 @@ def test_what_a_kill_tore_counts_as_not_done_and_the_next_line_is_whole(run: Run
     lines = Lines(shards.lines_file(0))
     for number in (0, 1):
         event = ImageDone(image=f"{number}", mask="m", seconds=1.0)
-        lines.write(Became(number=number, event=event))
+        lines.write(ShardBecame(number=number, event=event))
     lines.close()
     file = shards.lines_file(0)
     file.write_bytes(file.read_bytes()[:-5])
-    assert list(Told(shards.lines_file(0)).became) == [0]
+    assert list(TaskTold(shards.lines_file(0)).became) == [0]
     lines = Lines(file)
-    lines.write(Became(number=3, event=ImageFailed(image="3", reason="none")))
+    lines.write(ShardBecame(number=3, event=ImageFailed(image="3", reason="none")))
     lines.write(Finished())
     lines.close()
-    told = Told(shards.lines_file(0))
+    told = TaskTold(shards.lines_file(0))
     assert (list(told.became), told.is_finished) == ([0, 3], True)
     lines = Lines(file)
     lines.write(Again())
@@ -48,7 +48,7 @@ def test_what_a_kill_tore_counts_as_not_done_and_the_next_line_is_whole(run: Run
 
 
 def test_progress_counts_the_images_of_all_tasks(run: Run) -> None:
-    progress = Progress(run)
+    progress = ShardProgress(run)
     assert progress.text() == ""
     shards = Shards(run)
     shards.write(items_of(7), 2)
@@ -56,7 +56,9 @@ def test_progress_counts_the_images_of_all_tasks(run: Run) -> None:
     assert words_of_progress(run) == progress.text()  # what `jobs` and `runs` say
     for shard in (0, 1):
         lines = Lines(shards.lines_file(shard))
-        lines.write(Became(number=shard, event=ImageFailed(image='"type":"became"', reason="no")))
+        lines.write(
+            ShardBecame(number=shard, event=ImageFailed(image='"type":"became"', reason="no"))
+        )
         lines.write(Finished())
         lines.close()
         told = f"{shard + 1} of 2 tasks done, {shard + 2} of 7 images, {shard + 1} failed"
@@ -105,8 +107,8 @@ def test_the_newest_of_small_images_is_known_and_how_many_there_are(tmp_path: Pa
         lines = Lines(Shards(run).lines_file(shard))
         for number, name in enumerate(names):
             lines.write(Trying(number=number))
-            lines.write(Became(number=number, event=_done(name)))
-        lines.write(Became(number=9, event=ImageFailed(image="/in/x.tif", reason="no")))
+            lines.write(ShardBecame(number=number, event=_done(name)))
+        lines.write(ShardBecame(number=9, event=ImageFailed(image="/in/x.tif", reason="no")))
         lines.close()
     done = DoneSoFar(run)
     assert done.look()

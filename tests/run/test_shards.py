@@ -16,7 +16,7 @@ from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.run import shards as module
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import SHARDS_A_TASK, Item, Shards, deal, digest_of, unfinished
+from emcfsys_engine.run.shards import SHARDS_A_TASK, ShardItem, Shards, deal, digest_of, unfinished
 
 
 def _request(shards: int = 2) -> PredictRequest:
@@ -28,8 +28,10 @@ def run(tmp_path: Path) -> Run:
     return new_run(tmp_path / ".emcfsys", _request())
 
 
-def items_of(number: int) -> list[Item]:
-    return [Item(n, f"/in/{n}.tif", None, f"/out/{n}.png", 9, n, n == 2) for n in range(number)]
+def items_of(number: int) -> list[ShardItem]:
+    return [
+        ShardItem(n, f"/in/{n}.tif", None, f"/out/{n}.png", 9, n, n == 2) for n in range(number)
+    ]
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=60), st.integers(1, 12))
@@ -113,7 +115,7 @@ def test_a_list_is_read_back_shard_by_shard_and_is_never_written_twice(run: Run)
 
 def test_names_of_any_bytes_come_back(run: Run) -> None:
     name, mask = os.fsdecode(b"/in/\xff\xfe.tif"), os.fsdecode(b"/out/\xff.png")
-    header = Shards(run).write([Item(0, name, 3, mask, 1, 1)], 1)
+    header = Shards(run).write([ShardItem(0, name, 3, mask, 1, 1)], 1)
     (item,) = Shards(run).items(header.shards[0])
     assert os.fsencode(item.image) == b"/in/\xff\xfe.tif"
     assert os.fsencode(item.mask) == b"/out/\xff.png"
@@ -215,7 +217,7 @@ def test_on_a_disk_without_locks_the_number_is_the_claim_and_other_faults_are_to
 @pytest.mark.parametrize("mask", ["/home/me/x.png", "/out/../home/x.png", "/outer/x.png"])
 def test_a_list_that_names_a_mask_outside_the_output_folder_is_refused(run: Run, mask: str) -> None:
     shards = Shards(run)
-    header = shards.write([Item(0, "/in/0.tif", None, mask, 9, 9)], 1)
+    header = shards.write([ShardItem(0, "/in/0.tif", None, mask, 9, 9)], 1)
     with pytest.raises(RunFolderError, match="which is not below /out"):
         list(shards.items(header.shards[0]))
 

@@ -10,10 +10,10 @@ from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.run.events import ImageFailed, ItemDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest, TrainRequest
-from emcfsys_engine.run.shard_lines import Became, Lines, Told
+from emcfsys_engine.run.shard_lines import Lines, ShardBecame, TaskTold
 from emcfsys_engine.run.shards import Shards
 from emcfsys_engine.shards import work as module
-from emcfsys_engine.shards.work import Ended, Sizes, work_of
+from emcfsys_engine.shards.work import Ended, ImageSizes, work_of
 from tests.run.test_shards import items_of, run
 
 __all__ = ["run"]
@@ -23,7 +23,7 @@ NUMBER = 9
 def _ended(run: Run) -> Ended:
     shards = Shards(run)
     header = shards.header() or shards.write(items_of(NUMBER), 4)
-    told = [Told(shards.lines_file(shard)) for shard in range(len(header.shards))]
+    told = [TaskTold(shards.lines_file(shard)) for shard in range(len(header.shards))]
     return Ended(shards, header, told, print, print, lambda: None)
 
 
@@ -34,11 +34,11 @@ def _tell_all(run: Run) -> None:
         for item in reversed(list(end.shards.items(share))):
             if item.number == 5:
                 event = ImageFailed(image=item.image, reason="none")
-                lines.write(Became(number=item.number, event=event))
+                lines.write(ShardBecame(number=item.number, event=event))
                 continue
             place = lines.keep(str(item.number).encode() * item.number)
             event = ItemDone(image=item.image)
-            lines.write(Became(number=item.number, event=event, result=place))
+            lines.write(ShardBecame(number=item.number, event=event, result=place))
         lines.close()
 
 
@@ -89,7 +89,7 @@ def test_pixels_are_looked_at_for_the_first_images_and_reckoned_from_bytes_for_t
     for file in files:
         Image.fromarray(noise).save(file)
     monkeypatch.setattr(module, "_MOST_PROBED", 2)
-    sizes = Sizes()
+    sizes = ImageSizes()
     found = [sizes.of(file, 1, is_wanted=True) for file in files]
     assert found == [(files[0].stat().st_size, 64 * 96)] * 3
 
@@ -97,7 +97,7 @@ def test_pixels_are_looked_at_for_the_first_images_and_reckoned_from_bytes_for_t
 def test_a_folder_has_no_bytes_and_what_cannot_be_read_no_pixels(tmp_path: Path) -> None:
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "torn.png").write_bytes(b"torn")
-    sizes = Sizes()
+    sizes = ImageSizes()
     assert sizes.of(tmp_path / "a.zarr", 1, is_wanted=True)[0] == -1
     assert sizes.of(tmp_path / "torn.png", 1, is_wanted=True) == (4, 0)
     assert sizes.of(tmp_path / "gone.png", 1, is_wanted=True) == (-1, 0)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine import any_names
-from emcfsys_engine.annotations.draw import Region, fill_rings
+from emcfsys_engine.annotations.draw import DrawnRegion, fill_rings
 from emcfsys_engine.annotations.shapes import (
     Annotation,
     Gathering,
@@ -250,7 +250,7 @@ class CocoImage(msgspec.Struct, frozen=True, kw_only=True):
     objects: tuple[dict[str, Any], ...]  # as COCO has them, but for their numbers and the image's
 
 
-def coco_image(name: str, size_HW: tuple[int, int], regions: Iterable[Region]) -> CocoImage:
+def coco_image(name: str, size_HW: tuple[int, int], regions: Iterable[DrawnRegion]) -> CocoImage:
     """Return an image with its regions as the file has them.
 
     An object with holes is a run-length mask: COCO's polygons have none.
@@ -294,7 +294,7 @@ def runs_of_mask(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat.size and flat[0] else runs
 
 
-def _written_object(region: Region, size_HW: tuple[int, int]) -> dict[str, Any]:
+def _written_object(region: DrawnRegion, size_HW: tuple[int, int]) -> dict[str, Any]:
     outer = region.rings[0]
     low, high = outer.min(axis=0), outer.max(axis=0)
     box = [round(float(v), 2) for v in (*low, *(high - low))]

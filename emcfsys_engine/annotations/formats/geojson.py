@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from emcfsys_engine import any_names
-from emcfsys_engine.annotations.draw import Region
+from emcfsys_engine.annotations.draw import DrawnRegion
 from emcfsys_engine.annotations.planes import StackPlace
 from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, ShapeKind, points_array
 from emcfsys_engine.files import write_whole
@@ -139,14 +139,14 @@ def _ring(path: Path, what: str, points: Any) -> np.ndarray:
     return ring[:-1] if len(ring) > 3 and (ring[0] == ring[-1]).all() else ring
 
 
-def write_geojson(file: Path, regions: Iterable[Region], names: Mapping[int, str]) -> None:
+def write_geojson(file: Path, regions: Iterable[DrawnRegion], names: Mapping[int, str]) -> None:
     """Write the regions of one image; the file's name says which. Units: pixels."""
     features = [_feature(region, names[region.class_id]) for region in regions]
     document = {"type": "FeatureCollection", "features": features}
     write_whole(file, any_names.for_others(document))
 
 
-def _feature(region: Region, name: str) -> dict[str, Any]:
+def _feature(region: DrawnRegion, name: str) -> dict[str, Any]:
     rings = [_closed(ring) for ring in region.rings]
     return {
         "type": "Feature",

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import roifile
 
-from emcfsys_engine.annotations.draw import Region
+from emcfsys_engine.annotations.draw import DrawnRegion
 from emcfsys_engine.annotations.pairing import bare_name
 from emcfsys_engine.annotations.planes import StackPlace
 from emcfsys_engine.annotations.shapes import (
@@ -194,7 +194,11 @@ _MOVE, _LINE, _CLOSE = 0.0, 1.0, 4.0  # path segments of java.awt.geom.PathItera
 
 
 def write_imagej(
-    file: Path, regions: Iterable[Region], names: Mapping[int, str], *, plane: int | None = None
+    file: Path,
+    regions: Iterable[DrawnRegion],
+    names: Mapping[int, str],
+    *,
+    plane: int | None = None,
 ) -> None:
     """Write the regions of one image, named "class-0001" and grouped by class.
 
@@ -217,7 +221,7 @@ def write_imagej(
     write_whole(file, packed.getvalue())
 
 
-def _written_roi(region: Region, name: str) -> roifile.ImagejRoi:
+def _written_roi(region: DrawnRegion, name: str) -> roifile.ImagejRoi:
     if len(region.rings) == 1:
         return roifile.ImagejRoi.frompoints(region.rings[0].astype(np.float32), name=name)
     points = np.concatenate(region.rings)

@@ -34,7 +34,7 @@ _UNHEARD = re.compile(
 REST_S = 5  # of a requeued job, before it may start again
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class SlurmJob(msgspec.Struct, frozen=True, kw_only=True):
     """One job as Slurm tells it. Units: seconds since 1970."""
 
     id: str
@@ -92,7 +92,7 @@ def submit(
     return number
 
 
-def list_jobs(cluster: Cluster) -> dict[str, Seen]:
+def list_jobs(cluster: Cluster) -> dict[str, SlurmJob]:
     """Return all of our user's jobs that Slurm remembers, by name: one question for all.
 
     Raises: SlurmError.
@@ -105,7 +105,7 @@ def list_jobs(cluster: Cluster) -> dict[str, Seen]:
     return found
 
 
-def _all_tasks(tasks: Sequence[Seen]) -> Seen:
+def _all_tasks(tasks: Sequence[SlurmJob]) -> SlurmJob:
     """Return an array of tasks as one job: it lives while one of them does."""
     phases = [phase_of(task) for task in tasks]
     phase = "lives" if "lives" in phases else "waits" if "waits" in phases else "ended"
@@ -118,20 +118,20 @@ def _all_tasks(tasks: Sequence[Seen]) -> Seen:
     )
 
 
-def remembered(cluster: Cluster, ids: Sequence[str]) -> dict[str, Seen]:
+def remembered(cluster: Cluster, ids: Sequence[str]) -> dict[str, SlurmJob]:
     """Return what the accounting says of jobs that squeue has forgotten, by name.
 
     Raises: SlurmError; that accounting is switched off is normal.
     """
     words = ["-X", "-D", "-n", "-P", "-o", "JobID,State,Reason,Start,ExitCode,NodeList,JobName"]
     told = _run(cluster, "sacct", [*words, "-j", ",".join(ids)])
-    found: dict[str, Seen] = {}
+    found: dict[str, SlurmJob] = {}
     for line in told.splitlines():
         fields = line.split("|", 6)
         if len(fields) == 7:
             number, state, reason, start, code, node, name = fields
             # A requeued job has one line a start, the newest last; "CANCELLED by 1000" is a state.
-            found[name] = Seen(
+            found[name] = SlurmJob(
                 id=number,
                 name=name,
                 state=state.split()[0] if state else "",
@@ -272,10 +272,12 @@ def _run(
     return done.stdout
 
 
-def _seen(fields: Sequence[str]) -> Seen:
+def _seen(fields: Sequence[str]) -> SlurmJob:
     number, state, reason, start, node, name = fields
     reason = "" if reason == "None" else reason
-    return Seen(id=number, name=name, state=state, reason=reason, start=_epoch(start), node=node)
+    return SlurmJob(
+        id=number, name=name, state=state, reason=reason, start=_epoch(start), node=node
+    )
 
 
 def _epoch(text: str) -> float | None:
@@ -357,22 +359,22 @@ _LIVES = {
 }
 
 
-def phase_of(seen: Seen) -> Phase:
+def phase_of(seen: SlurmJob) -> Phase:
     """Tell whether a job waits, lives or has ended."""
     return PHASES.get(seen.state, "lives")
 
 
-def is_blocked(seen: Seen) -> bool:
+def is_blocked(seen: SlurmJob) -> bool:
     """Tell whether a job waits for ones that can no longer end well."""
     return phase_of(seen) == "waits" and seen.reason == _BLOCKED
 
 
-def is_held(seen: Seen) -> bool:
+def is_held(seen: SlurmJob) -> bool:
     """Tell whether somebody must release a job before it starts."""
     return seen.state in ("REQUEUE_HOLD", "SPECIAL_EXIT") or _word(seen) in _HELD
 
 
-def words_of(seen: Seen) -> str:
+def words_of(seen: SlurmJob) -> str:
     """Return what a person needs to know of a job that Slurm has."""
     phase = phase_of(seen)
     if seen.state not in PHASES:
@@ -386,7 +388,7 @@ def words_of(seen: Seen) -> str:
     return f"Slurm {seen.id}: {what}"
 
 
-def _waiting(seen: Seen) -> str:
+def _waiting(seen: SlurmJob) -> str:
     word = _word(seen)
     if is_held(seen):
         why = _HELD.get(word, f"held: {word}")
@@ -402,6 +404,6 @@ def _waiting(seen: Seen) -> str:
     return f"{what}; expected at {time.strftime('%H:%M' if today else '%F %H:%M', then)}"
 
 
-def _word(seen: Seen) -> str:
+def _word(seen: SlurmJob) -> str:
     """Return the reason as one word: some versions write theirs with spaces or a list after it."""
     return seen.reason.strip("()").partition(",")[0].replace(" ", "_")

@@ -11,13 +11,13 @@ from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.slurm import client as commands
 from emcfsys_engine.jobs.slurm import transitions as moves
-from emcfsys_engine.jobs.slurm.client import MAY_COME_BACK, Seen, is_blocked, phase_of, words_of
+from emcfsys_engine.jobs.slurm.client import MAY_COME_BACK, SlurmJob, is_blocked, phase_of, words_of
 from emcfsys_engine.jobs.slurm.transitions import has_begun, has_word, slurm_outcome, slurm_verdict
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch.keeper import SAVING_FILE
 from emcfsys_engine.launch.processes import MOST_GRACES
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.shard_lines import Progress
+from emcfsys_engine.run.shard_lines import ShardProgress
 from emcfsys_engine.settings import Config
 from emcfsys_engine.user_commands import Notices
 
@@ -39,7 +39,7 @@ class Follower:
         self._signs: dict[str, tuple[int, ...]] = {}  # by token: sizes of events and log
         self._saving: dict[str, tuple[int, tuple[int, ...]]] = {}  # by token: graces, sizes
         self._hastened: dict[str, float] = {}  # by token: monotonic time
-        self._shards: dict[str, Progress] = {}  # by token
+        self._shards: dict[str, ShardProgress] = {}  # by token
         self._no_accounts_until: dict[Cluster, float] = {}
 
     def leave_requests(self, jobs: Iterable[Job]) -> bool:
@@ -57,7 +57,9 @@ class Follower:
                 found = True
         return found
 
-    def take_over(self, cluster: Cluster, jobs: Sequence[Job], seen: Mapping[str, Seen]) -> None:
+    def take_over(
+        self, cluster: Cluster, jobs: Sequence[Job], seen: Mapping[str, SlurmJob]
+    ) -> None:
         """Bring the queue up to what one look at Slurm says.
 
         Raises: SlurmError if Slurm cannot be reached any more.
@@ -74,14 +76,14 @@ class Follower:
             else:
                 self._alive(cluster, current, one, seen.get(job.tasks_name))
 
-    def _confirmed(self, job: Job, seen: Seen | None) -> Job:
+    def _confirmed(self, job: Job, seen: SlurmJob | None) -> Job:
         if seen is None or job.slurm_id == seen.id:
             return job
         moves.confirm(self.store, job, seen.id)
         log(f"job {job.id}: found in Slurm as {seen.id}")
         return self.store.job(job.id)
 
-    def _alive(self, cluster: Cluster, job: Job, seen: Seen, tasks: Seen | None) -> None:
+    def _alive(self, cluster: Cluster, job: Job, seen: SlurmJob, tasks: SlurmJob | None) -> None:
         self._gone_since.pop(job.token, None)
         lives = phase_of(seen) == "lives"
         if job.ask:
@@ -103,11 +105,11 @@ class Follower:
             words, start = self._words_of_tasks(job, tasks), None
         moves.see(self.store, job, lives=lives, reason=words, start=start)
 
-    def _words_of_tasks(self, job: Job, tasks: Seen) -> str:
+    def _words_of_tasks(self, job: Job, tasks: SlurmJob) -> str:
         """Return what a person needs to know of the array of a prediction in shards."""
         done = ""
         with contextlib.suppress(RunFolderError, OSError):
-            known = self._shards.setdefault(job.token, Progress(Run(Path(job.run))))
+            known = self._shards.setdefault(job.token, ShardProgress(Run(Path(job.run))))
             done = known.text()
         if phase_of(tasks) == "waits":
             told = words_of(tasks)
@@ -116,7 +118,7 @@ class Follower:
             told = f"Slurm {tasks.id}: {what}"
         return f"{told}, {done}" if done else told
 
-    def _hasten(self, cluster: Cluster, job: Job, seen: Seen) -> None:
+    def _hasten(self, cluster: Cluster, job: Job, seen: SlurmJob) -> None:
         """Let a requeued job start soon; each word puts its start off, so seldom twice.
 
         A word may be lost: Slurm sets the two minutes anew when the nodes let the job go only after
@@ -131,7 +133,7 @@ class Follower:
         except SlurmError as error:
             log(f"job {job.id}: Slurm does not let it start sooner yet: {error}")
 
-    def _ended(self, job: Job, seen: Seen) -> None:
+    def _ended(self, job: Job, seen: SlurmJob) -> None:
         """Slurm says that it is over: the run's folder says how, at once or a little late."""
         run = Run(Path(job.run))
         began = has_begun(run, job) or job.started is not None
@@ -159,7 +161,7 @@ class Follower:
             else:
                 self._resubmit(job, "Slurm does not know it")
 
-    def _never_began(self, job: Job, seen: Seen) -> None:
+    def _never_began(self, job: Job, seen: SlurmJob) -> None:
         """It was cancelled while it waited: because of what it needs, or by somebody."""
         if lost := moves.lost_need(self.store, job):
             moves.drop(self.store, job, "cancelled", lost)
@@ -183,7 +185,7 @@ class Follower:
             log(f"job {job.id}: {reason}; submitted again")
         self._forget(job)
 
-    def _settle(self, job: Job, seen: Seen | None) -> None:
+    def _settle(self, job: Job, seen: SlurmJob | None) -> None:
         outcome = slurm_outcome(job, seen, was_killed=job.token in self._killed)
         verdict = slurm_verdict(job, outcome, seen, self.config.jobs)
         if verdict.state == "queued" and seen is not None and job.slurm is not None:
@@ -195,7 +197,7 @@ class Follower:
                 self.notices.tell(job, verdict.state, verdict.reason)
         self._forget(job)
 
-    def _pass_on(self, cluster: Cluster, job: Job, seen: Seen) -> None:
+    def _pass_on(self, cluster: Cluster, job: Job, seen: SlurmJob) -> None:
         """Ask a worker to end, by force after the grace; a job that waits has nobody to ask."""
         told, deadline = self._asked.get(job.token, ("", 0.0))
         is_over = bool(told) and time.monotonic() > deadline
@@ -234,7 +236,7 @@ class Follower:
         self._gone_since.pop(job.token, None)
         return True
 
-    def _from_accounts(self, cluster: Cluster, jobs: Sequence[Job]) -> Mapping[str, Seen]:
+    def _from_accounts(self, cluster: Cluster, jobs: Sequence[Job]) -> Mapping[str, SlurmJob]:
         ids = [job.slurm_id for job in jobs if job.slurm_id.isdecimal()]
         if not ids or time.monotonic() < self._no_accounts_until.get(cluster, 0.0):
             return {}

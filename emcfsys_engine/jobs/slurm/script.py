@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emcfsys_engine.errors import QueueError, SlurmError
 from emcfsys_engine.jobs.job import WITHOUT_GPU, Cluster, Job, SlurmOrder
-from emcfsys_engine.jobs.machine import Request, Wanted
+from emcfsys_engine.jobs.machine import Request, WantedCompute
 from emcfsys_engine.jobs.slurm import client
 from emcfsys_engine.launch import processes, start
 from emcfsys_engine.project import Compute
@@ -22,7 +22,7 @@ _MOST_CPUS = 8  # asked for when nobody says: loading and augmenting gain little
 
 
 def settle_order(
-    wanted: Wanted,
+    wanted: WantedCompute,
     compute: Compute,
     config: Config,
     environment: Mapping[str, str] = os.environ,

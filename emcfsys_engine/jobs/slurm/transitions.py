@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.jobs.job import Job, JobState
-from emcfsys_engine.jobs.slurm.client import Seen
+from emcfsys_engine.jobs.slurm.client import SlurmJob
 from emcfsys_engine.jobs.slurm.requeue import may_start_again
 from emcfsys_engine.jobs.slurm.script import goes_on
 from emcfsys_engine.jobs.store import Store, move, note
 from emcfsys_engine.jobs.transitions import (
-    Outcome,
-    Verdict,
+    JobChange,
+    StartOutcome,
     asked_outcome,
     judge,
     process_outcome,
@@ -52,7 +52,7 @@ def has_begun(run: Run, job: Job) -> bool:
     return held_by is not None and held_by.token == job.token
 
 
-def slurm_outcome(job: Job, seen: Seen | None, *, was_killed: bool) -> Outcome:
+def slurm_outcome(job: Job, seen: SlurmJob | None, *, was_killed: bool) -> StartOutcome:
     """Tell how a submission ended that Slurm no longer has; None: not even Slurm knows.
 
     `was_killed`: by us, after the grace that a request to end gives.
@@ -65,19 +65,21 @@ def slurm_outcome(job: Job, seen: Seen | None, *, was_killed: bool) -> Outcome:
         return told
     if state in _INTERRUPTED and not job.ask:
         saved = "" if told else " before it could save"
-        return Outcome(state="interrupted", reason=f"{_INTERRUPTED[state]}{saved}")
+        return StartOutcome(state="interrupted", reason=f"{_INTERRUPTED[state]}{saved}")
     if job.ask:
         return _asked(run, job, was_killed=was_killed)
     if state == "OUT_OF_MEMORY":
         reason = "out of memory in Slurm: ask for more with compute.slurm.memory"
-        return Outcome(state="failed", reason=reason, evidence=log_tail(run))
+        return StartOutcome(state="failed", reason=reason, evidence=log_tail(run))
     exit_record = _exit_of(run, job)
     if exit_record is not None:
         return process_outcome(run, job, exit_record)
     return _without_word(run, job, seen)
 
 
-def slurm_verdict(job: Job, outcome: Outcome, seen: Seen | None, settings: JobSettings) -> Verdict:
+def slurm_verdict(
+    job: Job, outcome: StartOutcome, seen: SlurmJob | None, settings: JobSettings
+) -> JobChange:
     """Decide what becomes of the job: its end, or another submission.
 
     Raises: OSError if the run's folder cannot be written.
@@ -86,30 +88,30 @@ def slurm_verdict(job: Job, outcome: Outcome, seen: Seen | None, settings: JobSe
     if outcome.state != "interrupted" or verdict.state != "queued":
         return verdict
     if seen is not None and seen.state in _FOR_GOOD:
-        return Verdict(state="interrupted", reason=outcome.reason)
+        return JobChange(state="interrupted", reason=outcome.reason)
     most = job.slurm.requeues if job.slurm else 0
     if may_start_again(Run(Path(job.run)), most):
         return replace(verdict, wait_s=0.0)
     reason = f"{outcome.reason}; {most + 1} starts in a row brought it no further"
-    return Verdict(state="interrupted", reason=reason)
+    return JobChange(state="interrupted", reason=reason)
 
 
-def _asked(run: Run, job: Job, *, was_killed: bool) -> Outcome:
+def _asked(run: Run, job: Job, *, was_killed: bool) -> StartOutcome:
     if has_begun(run, job):
         return asked_outcome(run, job, was_killed=was_killed)
-    return Outcome(state="paused" if job.ask == "pause" else "cancelled")
+    return StartOutcome(state="paused" if job.ask == "pause" else "cancelled")
 
 
-def _without_word(run: Run, job: Job, seen: Seen | None) -> Outcome:
+def _without_word(run: Run, job: Job, seen: SlurmJob | None) -> StartOutcome:
     if not run.folder.is_dir():
-        return Outcome(state="failed", reason=f"its run folder is gone: {run.folder}")
+        return StartOutcome(state="failed", reason=f"its run folder is gone: {run.folder}")
     if seen is None:
         reason = "Slurm has forgotten it, and its run's folder does not say how it ended"
         state = "interrupted" if goes_on(job) else "lost"
-        return Outcome(state=state, reason=reason, evidence=log_tail(run))
+        return StartOutcome(state=state, reason=reason, evidence=log_tail(run))
     code = f" ({seen.exit_code})" if seen.exit_code not in ("", "0:0") else ""
     reason = f"Slurm says {seen.state}{code}, its worker said nothing; is its disk shared?"
-    return Outcome(state="failed", reason=reason, evidence=log_tail(run), may_retry=True)
+    return StartOutcome(state="failed", reason=reason, evidence=log_tail(run), may_retry=True)
 
 
 def _exit_of(run: Run, job: Job) -> ExitRecord | None:
@@ -186,7 +188,7 @@ def see(store: Store, job: Job, *, lives: bool, reason: str, start: float | None
     return store.job(job.id)
 
 
-def settle(store: Store, job: Job, outcome: Outcome, verdict: Verdict) -> bool:
+def settle(store: Store, job: Job, outcome: StartOutcome, verdict: JobChange) -> bool:
     """Write how a submission ended; False if somebody else did."""
     is_over = verdict.state not in ("queued", "paused")
     columns: dict[str, Any] = {

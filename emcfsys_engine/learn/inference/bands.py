@@ -25,7 +25,7 @@ from emcfsys_engine.regions import Region, region_in, whole_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedMaps:
     """What is made besides the mask."""
 
     probabilities: bool = False
@@ -108,7 +108,7 @@ def sent(
     logits_CHW: Tensor,
     values_C: Tensor,
     specimen_rows: int,
-    wanted: Wanted,
+    wanted: WantedMaps,
     evidence: Tensor | None = None,
 ) -> Sent:
     """Send what logits mean; rows from `specimen_rows` on are an info bar: the first class.
@@ -165,7 +165,7 @@ def _counts(best_HW: Tensor, num_classes: int) -> Tensor:
     return torch.stack([(best_HW == number).sum() for number in range(num_classes)])
 
 
-class Tally:
+class ImageTally:
     """What is known of a whole image when all its bands went by."""
 
     def __init__(self, card: ModelCard, trusts: Sequence[Trust] = ()) -> None:
@@ -207,7 +207,7 @@ def whole(
     bands: Iterable[Band], card: ModelCard, size_HW: tuple[int, int], trusts: Sequence[Trust] = ()
 ) -> Prediction:
     """Return an image's prediction, put together from all its bands as they come."""
-    tally, made = Tally(card, trusts), dict[str, np.ndarray]()
+    tally, made = ImageTally(card, trusts), dict[str, np.ndarray]()
     for band in bands:
         tally.add(band)
         for name in ("mask", "probabilities", "uncertainty", "planes"):

@@ -29,7 +29,13 @@ from emcfsys_engine.images.reader import left_out_words, list_images
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.expected import in_event
-from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work, enlargement
+from emcfsys_engine.learn.inference.image import (
+    EndAskedFor,
+    ImageJobs,
+    ImageWork,
+    Order,
+    enlargement,
+)
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
 from emcfsys_engine.learn.inference.picture import AS_IT_IS, Scale
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
@@ -116,10 +122,10 @@ class Stages(Generic[Job]):
             writers=self._writers,
         )
 
-    def _read(self, job: Job) -> Work | None:
+    def _read(self, job: Job) -> ImageWork | None:
         return self.jobs.read(self._order_of(job))
 
-    def _write(self, job: Job, work: Work | None) -> ImageDone | RegionDone:
+    def _write(self, job: Job, work: ImageWork | None) -> ImageDone | RegionDone:
         assert work is not None  # each was read
         mask_file = self.jobs.write(work)
         self.jobs.close(work)
@@ -162,7 +168,7 @@ def companions_of(request: PredictRequest) -> Companions:
     )
 
 
-class Prediction:
+class PredictedImages:
     """What concerns all images of a prediction: names, what is there already, what comes last.
 
     Images whose mask is there already are left alone, unless `force` is asked for. What this
@@ -321,9 +327,9 @@ def predict_files(
 ) -> Counted:
     """Predict image after image in this process; one that fails is told and the others go on.
 
-    Raises: as `Prediction`.
+    Raises: as `PredictedImages`.
     """
-    prediction = Prediction(request, refs, predictor.card, emit, asked)
+    prediction = PredictedImages(request, refs, predictor.card, emit, asked)
     stages = Stages(request, prediction.book, prediction.order_of, predictor, emit, asked)
     waiting = deque(prediction.todo)
     while waiting and asked() is None:

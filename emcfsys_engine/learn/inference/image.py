@@ -21,9 +21,9 @@ from emcfsys_engine.images.own_files import resolved
 from emcfsys_engine.learn.inference.bands import (
     LARGE_PX,
     Band,
+    ImageTally,
     OpenImage,
-    Tally,
-    Wanted,
+    WantedMaps,
     open_image,
 )
 from emcfsys_engine.learn.inference.mosaic import Piece, PieceOutputs
@@ -59,7 +59,7 @@ class Order:
 
 
 @dataclass(kw_only=True)
-class Work:
+class ImageWork:
     """One image between its reading and its files.
 
     Shapes: mask rows h×W uint8, numbers H×W uint32.
@@ -68,7 +68,7 @@ class Work:
     order: Order
     image: OpenImage
     started: float
-    tally: Tally
+    tally: ImageTally
     content: str
     outputs: OutputSet | PieceOutputs | None = None  # open already when a large image was computed
     bands: list[Band] = field(default_factory=list)
@@ -109,7 +109,7 @@ class ImageJobs:
         self._companions = companions
         self._scale_of = scale_of or self._own_scale
         self._asked = asked
-        self._wanted = Wanted(
+        self._wanted = WantedMaps(
             probabilities=companions.probabilities, uncertainty=companions.uncertainty
         )
         self.vectors = VectorOutputs(book.out, vectors, predictor.card, book)
@@ -128,7 +128,7 @@ class ImageJobs:
         beside = self._companions.files(mask_file, self._predictor.card)
         return beside + self.vectors.files(ref, mask_file)
 
-    def read(self, order: Order) -> Work:
+    def read(self, order: Order) -> ImageWork:
         """Open an image and find its statistics."""
         started = time.monotonic()
         # Known before it is read: an image that is replaced meanwhile is predicted again.
@@ -144,11 +144,11 @@ class ImageJobs:
         )
         self._open[order] = image
         self._last_px = math.prod(image.size)
-        return Work(
+        return ImageWork(
             order=order,
             image=image,
             started=started,
-            tally=Tally(self._predictor.card, self._predictor.trusts),
+            tally=ImageTally(self._predictor.card, self._predictor.trusts),
             content=content,
         )
 
@@ -158,21 +158,21 @@ class ImageJobs:
             self._tell(f"{image.ref}: {GREY_TOLD}")
 
     def compute_all(
-        self, arrived: Arrived[Job, Work | None], catch: tuple[type[Exception], ...]
-    ) -> Computed[Job, Work | None]:
+        self, arrived: Arrived[Job, ImageWork | None], catch: tuple[type[Exception], ...]
+    ) -> Computed[Job, ImageWork | None]:
         """Predict images one after the other, in order; tiles of small ones share their batches.
 
         What did not arrive is passed on. Of a batch that fails each image is computed alone: only
         the one that is at fault fails with an error of `catch`.
         Raises: EndAskedFor between two batches of tiles; other errors.
         """
-        left: deque[tuple[Job, Work | Failure[Job] | None]] = deque()
+        left: deque[tuple[Job, ImageWork | Failure[Job] | None]] = deque()
         is_over = False
 
-        def small() -> Iterator[tuple[Job, Work]]:
+        def small() -> Iterator[tuple[Job, ImageWork]]:
             nonlocal is_over
             for job, work in arrived:
-                if not isinstance(work, Work) or work.image.is_large:
+                if not isinstance(work, ImageWork) or work.image.is_large:
                     left.append((job, work))
                     return
                 yield job, work
@@ -182,24 +182,24 @@ class ImageJobs:
             yield from self._streamed(small(), catch)
             while left:
                 job, work = left.popleft()
-                yield job, self._alone(job, work, catch) if isinstance(work, Work) else work
+                yield job, self._alone(job, work, catch) if isinstance(work, ImageWork) else work
 
     def compute_each(
-        self, arrived: Arrived[Job, Work | None], catch: tuple[type[Exception], ...]
-    ) -> Computed[Job, Work | None]:
+        self, arrived: Arrived[Job, ImageWork | None], catch: tuple[type[Exception], ...]
+    ) -> Computed[Job, ImageWork | None]:
         """Predict each image by itself: no image's result depends on which others are near it.
 
         Raises: as `compute_all`.
         """
         for job, work in arrived:
-            yield job, self._alone(job, work, catch) if isinstance(work, Work) else work
+            yield job, self._alone(job, work, catch) if isinstance(work, ImageWork) else work
 
     def _streamed(
-        self, works: Iterator[tuple[Job, Work]], catch: tuple[type[Exception], ...]
-    ) -> Computed[Job, Work | None]:
-        under_way: deque[tuple[Job, Work]] = deque()
+        self, works: Iterator[tuple[Job, ImageWork]], catch: tuple[type[Exception], ...]
+    ) -> Computed[Job, ImageWork | None]:
+        under_way: deque[tuple[Job, ImageWork]] = deque()
 
-        def pictures() -> Iterator[tuple[Work, Picture]]:
+        def pictures() -> Iterator[tuple[ImageWork, Picture]]:
             for job, work in works:
                 self._say_grey(work.image)
                 under_way.append((job, work))
@@ -219,14 +219,14 @@ class ImageJobs:
             yield job, self._alone(job, work, catch)
 
     def _alone(
-        self, job: Job, work: Work, catch: tuple[type[Exception], ...]
-    ) -> Work | Failure[Job]:
+        self, job: Job, work: ImageWork, catch: tuple[type[Exception], ...]
+    ) -> ImageWork | Failure[Job]:
         try:
             return self.compute(work)
         except catch as error:
             return Failure(job, error)
 
-    def compute(self, work: Work) -> Work:
+    def compute(self, work: ImageWork) -> ImageWork:
         """Predict it alone; a large image is written meanwhile.
 
         Raises: EndAskedFor between two batches of tiles.
@@ -245,7 +245,7 @@ class ImageJobs:
             raise
         return work
 
-    def _picture(self, work: Work) -> Picture:
+    def _picture(self, work: ImageWork) -> Picture:
         image = work.image
         return Picture(
             read=image.read,
@@ -262,7 +262,7 @@ class ImageJobs:
         tiles = self._predictor.tiles
         return max(_AHEAD, min(_MOST_AHEAD, 2 * tiles.batch * tiles.px**2 // self._last_px))
 
-    def write(self, work: Work) -> Path:
+    def write(self, work: ImageWork) -> Path:
         """Write its files and return the mask's; the image stays open until `close`."""
         try:
             outputs = work.outputs = work.outputs or self._open_outputs(work)
@@ -279,7 +279,7 @@ class ImageJobs:
             raise
         return outputs.mask_file
 
-    def _write_vectors(self, work: Work, outputs: OutputSet) -> None:
+    def _write_vectors(self, work: ImageWork, outputs: OutputSet) -> None:
         try:
             self.vectors.write(work.order.ref, outputs, work.whole_mask, work.image)
         except OSError as error:
@@ -291,13 +291,13 @@ class ImageJobs:
                 errno=error.errno or 0,
             ) from None
 
-    def give_up(self, work: Work) -> None:
+    def give_up(self, work: ImageWork) -> None:
         """Leave nothing of an image that did not become whole."""
         if work.outputs is not None:
             work.outputs.abort()
         self.close(work)
 
-    def close(self, work: Work) -> None:
+    def close(self, work: ImageWork) -> None:
         """Close an image that is done."""
         work.image.close()
         self._open.pop(work.order, None)
@@ -312,7 +312,7 @@ class ImageJobs:
         if self._asked() is not None:
             raise EndAskedFor
 
-    def _write_while_computing(self, work: Work, bands: Iterator[Band]) -> None:
+    def _write_while_computing(self, work: ImageWork, bands: Iterator[Band]) -> None:
         outputs = work.outputs = self._open_outputs(work)
         behind = Behind()
         try:
@@ -322,7 +322,7 @@ class ImageJobs:
         finally:
             behind.finish()
 
-    def _open_outputs(self, work: Work) -> OutputSet | PieceOutputs:
+    def _open_outputs(self, work: ImageWork) -> OutputSet | PieceOutputs:
         image, order = work.image, work.order
         if order.piece is not None:
             return PieceOutputs(order.piece, has_objects=bool(self._predictor.card.instances))
@@ -343,14 +343,14 @@ class ImageJobs:
             corner_px=(0, 0) if region is None else (region.top, region.left),
         )
 
-    def _add(self, work: Work, outputs: OutputSet | PieceOutputs, band: Band) -> None:
+    def _add(self, work: ImageWork, outputs: OutputSet | PieceOutputs, band: Band) -> None:
         work.tally.add(band)
         outputs.add(band)
         if self._keeps_masks:
             work.mask_rows.append(band.mask)
 
 
-def _part_of(work: Work) -> Part | None:
+def _part_of(work: ImageWork) -> Part | None:
     image, piece = work.image, work.order.piece
     if image.region is None:
         return None

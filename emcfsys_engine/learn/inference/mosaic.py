@@ -26,7 +26,7 @@ from emcfsys_engine.images.mosaic_view import folder_of, ref_of, survey_of
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import resolved
 from emcfsys_engine.images.rows import Survey
-from emcfsys_engine.learn.inference.bands import Band, OpenImage, Tally
+from emcfsys_engine.learn.inference.bands import Band, ImageTally, OpenImage
 from emcfsys_engine.learn.inference.expected import expected, in_event
 from emcfsys_engine.learn.inference.object_rows import ObjectRows
 from emcfsys_engine.learn.inference.outputs import MadeFrom, among_originals, commit, maker_of
@@ -82,7 +82,7 @@ class Piece:
         """The sides of the whole image's tiles."""
         return Sides(*self.mosaic.tiles)
 
-    def done(self, tally: Tally, seconds: float) -> RegionDone:
+    def done(self, tally: ImageTally, seconds: float) -> RegionDone:
         """Return what is told of it once it is on the disk."""
         one, region = self.mosaic, self.region
         return RegionDone(

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.inference.bands import Wanted
+from emcfsys_engine.learn.inference.bands import WantedMaps
 from emcfsys_engine.learn.inference.tiles import Place, Sides
 from emcfsys_engine.learn.pixels_on_device import OwnRows, uploaded
 from emcfsys_engine.regions import Region, whole_of
@@ -56,7 +56,7 @@ class Picture:
     size_HW: tuple[int, int]  # of what is wanted
     info_bar_rows: int = 0  # at the bottom of the whole image
     scale: Scale = AS_IT_IS
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: WantedMaps = field(default_factory=WantedMaps)
     ahead: bool = False
     part: Part | None = None
 

@@ -46,7 +46,7 @@ class PlaneFailed(msgspec.Struct, frozen=True, kw_only=True, tag="plane_failed",
 Outcome = ImageDone | ImageFailed | PlaneMade | PlaneFailed
 
 
-class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
+class ImageBecame(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
     """What became of an image; nothing: its disk is away, it is to be tried again."""
 
     number: int
@@ -82,7 +82,7 @@ class Bye(msgspec.Struct, frozen=True, kw_only=True, tag="bye"):
     """There is no more."""
 
 
-ToFirst = Wants | Became | Said
+ToFirst = Wants | ImageBecame | Said
 FromFirst = Todo | Pause | Bye
 
 

@@ -17,7 +17,7 @@ from msgspec import structs
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
 from emcfsys_engine.images.origins import Maker
-from emcfsys_engine.images.output_book import FOLDER, OutputBook, Wanted
+from emcfsys_engine.images.output_book import FOLDER, OutputBook, WantedName
 from emcfsys_engine.images.output_names import key_of_file, keys_of
 from emcfsys_engine.images.own_files import identity_of, is_content, is_other_file, lies_in
 from emcfsys_engine.run.events import RunStarted
@@ -29,7 +29,7 @@ from emcfsys_engine.text import few, how_many
 class Placed:
     """Where the files of one image go."""
 
-    wanted: Wanted
+    wanted: WantedName
     stems: tuple[str, ...]  # one a plane
     out: Path
     suffix: str
@@ -64,7 +64,7 @@ class Placing:
         self._originals = originals
         self._leads_there: dict[Path, bool] = {}
 
-    def newest(self, wanted: Sequence[Wanted]) -> list[Placed]:
+    def newest(self, wanted: Sequence[WantedName]) -> list[Placed]:
         """Return the newest names of images; new ones get theirs."""
         newest = [self._newest_of(one) for one in wanted]
         every = self.book.stems(newest, self._suffix)
@@ -149,7 +149,7 @@ class Placing:
         """Return the mask of a stem."""
         return self.book.out / f"{stem}{self._suffix}"
 
-    def _newest_of(self, wanted: Wanted) -> Wanted:
+    def _newest_of(self, wanted: WantedName) -> WantedName:
         version = max(self.book.version_of(wanted.image, plane) for plane in wanted.planes)
         return structs.replace(wanted, version=version) if version > wanted.version else wanted
 
@@ -294,11 +294,11 @@ class OutputNames:
     def _placed(self, path: str) -> Placed:
         return self.placing.newest([self._wanted(path)])[0]
 
-    def _wanted(self, path: str) -> Wanted:
+    def _wanted(self, path: str) -> WantedName:
         folder, image = self._image(path)
         planes = tuple(self._stacks[path]) if path in self._stacks else _ONE
         content = self._contents.get(path, "") if self._contents else ""
-        return Wanted(image=image, folder=folder, planes=planes, content=content)
+        return WantedName(image=image, folder=folder, planes=planes, content=content)
 
     def _image(self, path: str) -> tuple[str, str]:
         """Return the folder of an image's mask below the output, and the path that names it."""
@@ -317,12 +317,12 @@ class OutputNames:
         return ""
 
 
-class _Files(Sequence[Wanted]):
+class _Files(Sequence[WantedName]):
     """The files of images, as the book is asked for names: each is made when it is looked at."""
 
     def __init__(
         self,
-        wanted: Callable[[str], Wanted],
+        wanted: Callable[[str], WantedName],
         refs: ImageRefs,
         firsts: Sequence[int],
     ) -> None:
@@ -332,10 +332,10 @@ class _Files(Sequence[Wanted]):
         return len(self._firsts)
 
     @overload
-    def __getitem__(self, index: int) -> Wanted: ...
+    def __getitem__(self, index: int) -> WantedName: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Wanted]: ...
-    def __getitem__(self, index: int | slice) -> Wanted | list[Wanted]:
+    def __getitem__(self, index: slice) -> list[WantedName]: ...
+    def __getitem__(self, index: int | slice) -> WantedName | list[WantedName]:
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
         return self._wanted(self._refs.name_of(self._firsts[index]))

@@ -20,7 +20,7 @@ from emcfsys_engine.errors import InputError, ModelFileError
 from emcfsys_engine.images.normalise import GREY, Normaliser, has_no_number, is_in_colour, read_as
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision, use
 from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
-from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
+from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, WantedMaps, sent, whole
 from emcfsys_engine.learn.inference.ensemble import load_members, merged
 from emcfsys_engine.learn.inference.evidence import Evidence, num_features
 from emcfsys_engine.learn.inference.picture import (
@@ -33,7 +33,7 @@ from emcfsys_engine.learn.inference.picture import (
     slices_of,
 )
 from emcfsys_engine.learn.inference.pipeline import read_ahead
-from emcfsys_engine.learn.inference.tiles import LOCAL_GROWTH, Place, Rows, Tiles, bands_of
+from emcfsys_engine.learn.inference.tiles import LOCAL_GROWTH, ImageRows, Place, Tiles, bands_of
 from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
@@ -125,7 +125,7 @@ class Predictor:
             self.normaliser.apply_all(read, found) if rows is None else rows,
             info_bar_rows,
             scale,
-            Wanted(probabilities=probabilities, uncertainty=uncertainty),
+            WantedMaps(probabilities=probabilities, uncertainty=uncertainty),
         )
 
     def predict_stack(self, stack: Any, **options: Any) -> Iterator[Prediction]:
@@ -150,7 +150,7 @@ class Predictor:
         *,
         info_bar_rows: int = 0,
         scale: float | tuple[float, float] = 1.0,
-        wanted: Wanted = Wanted(),  # noqa: B008 - frozen
+        wanted: WantedMaps = WantedMaps(),  # noqa: B008 - frozen
     ) -> Prediction:
         """Return mask and confidence of an image that `prepare` made ready.
 
@@ -185,7 +185,7 @@ class Predictor:
         rows: np.ndarray | OwnRows,
         info_bar_rows: int,
         scale: float | tuple[float, float],
-        wanted: Wanted,
+        wanted: WantedMaps,
     ) -> Prediction:
         def read(first: int, last: int) -> np.ndarray | OwnRows:
             if isinstance(rows, OwnRows):
@@ -282,7 +282,7 @@ class Predictor:
         values_C = uploaded(torch.tensor(self.card.class_values, dtype=torch.uint8), self.device)
         scaled: dict[int, ScaledBands] = {}
 
-        def rows() -> Iterator[tuple[tuple[Key, Picture], Rows]]:
+        def rows() -> Iterator[tuple[tuple[Key, Picture], ImageRows]]:
             for key, picture in pictures:
                 if picture.scale != AS_IT_IS:
                     part = None if picture.part is None else picture.part.region
@@ -328,7 +328,7 @@ class Predictor:
         self.evidence.watch(networks)
         self._calls = [self._prepared(network) for network in networks]
 
-    def _rows(self, picture: Picture) -> Rows:
+    def _rows(self, picture: Picture) -> ImageRows:
         def load(first: int, last: int, columns: tuple[int, int]) -> Tensor:
             return rows_on(picture.read_columns(first, last, columns), self.device)
 
@@ -341,7 +341,7 @@ class Predictor:
             return read_ahead(made) if picture.ahead else made
 
         sides = None if picture.part is None else picture.part.sides
-        return Rows(blocks, picture.inner_size, picture.inner_part, sides)
+        return ImageRows(blocks, picture.inner_size, picture.inner_part, sides)
 
     def _overflows(self, band: Band) -> bool:
         """Tell whether numbers were too large for fp16, and take fp32 from now on."""

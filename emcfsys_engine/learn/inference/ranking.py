@@ -33,7 +33,7 @@ _NUM_REGIONS = 5
 _BINS = 16
 
 
-class Region(msgspec.Struct, frozen=True, kw_only=True):
+class RankedRegion(msgspec.Struct, frozen=True, kw_only=True):
     """A part of an image that is worth a look. Units: pixels; mean uncertainty 0 to 1."""
 
     x: int
@@ -51,7 +51,7 @@ class Ranked(msgspec.Struct, frozen=True, kw_only=True):
     mask: str
     score: float  # mean uncertainty, 0 to 1, of the most uncertain tenth of its pixels
     novelty: float  # 0 to 1: how unlike the images ranked before it
-    regions: tuple[Region, ...]
+    regions: tuple[RankedRegion, ...]
 
 
 class Ranking(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ class _Seen(msgspec.Struct, frozen=True, kw_only=True):
     mask: Path
     score: float
     traits: np.ndarray  # of unit sum twice: class shares, histogram of uncertainties
-    regions: tuple[Region, ...]
+    regions: tuple[RankedRegion, ...]
 
 
 def rank(
@@ -191,7 +191,7 @@ def _ordered(seen: list[_Seen]) -> list[Ranked]:
     return ranked
 
 
-def _regions(entropy_HW: np.ndarray) -> list[Region]:
+def _regions(entropy_HW: np.ndarray) -> list[RankedRegion]:
     """Return the most uncertain squares that do not overlap, the most uncertain first."""
     height, width = entropy_HW.shape
     tall, wide = min(height, _CELL_PX * _REGION_CELLS), min(width, _CELL_PX * _REGION_CELLS)
@@ -204,12 +204,12 @@ def _regions(entropy_HW: np.ndarray) -> list[Region]:
     down, across = -(-tall // _CELL_PX), -(-wide // _CELL_PX)
     sums = total[down:, across:] - total[:-down, across:] - total[down:, :-across]
     sums = (sums + total[:-down, :-across])[: len(tops), : len(lefts)].astype(np.float64)
-    found: list[Region] = []
+    found: list[RankedRegion] = []
     while len(found) < _NUM_REGIONS and (sums >= 0).any():
         row, column = np.unravel_index(int(sums.argmax()), sums.shape)
         mean = float(sums[row, column]) / (tall * wide * 255)
         found.append(
-            Region(
+            RankedRegion(
                 x=lefts[column], y=tops[row], width=wide, height=tall, uncertainty=round(mean, 6)
             )
         )

@@ -37,7 +37,7 @@ from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.inference.ensemble import load_members
 from emcfsys_engine.learn.inference.files import (
     Counted,
-    Prediction,
+    PredictedImages,
     Stages,
     load_predictor,
 )
@@ -45,9 +45,9 @@ from emcfsys_engine.learn.inference.image import EndAskedFor, Order
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.pipes import (
-    Became,
     Bye,
     FromFirst,
+    ImageBecame,
     Line,
     Outcome,
     Pause,
@@ -91,9 +91,9 @@ def predict_files(
 ) -> Counted:
     """Predict images by several processes; what is told, and in which order, is as by one.
 
-    Raises: as `Prediction`; RunFailedError when all processes have died.
+    Raises: as `PredictedImages`; RunFailedError when all processes have died.
     """
-    prediction = Prediction(request, refs, card, emit, asked)
+    prediction = PredictedImages(request, refs, card, emit, asked)
     waiting = prediction.todo
     number = min(request.num_processes, len(waiting))
     crew = Crew(run, environments_for(number), _models_of(request, card), emit, asked)
@@ -242,7 +242,7 @@ class Crew:
                 one.waits = True
             case Said():
                 self._emit(message.event)
-            case Became():
+            case ImageBecame():
                 one.has.discard(message.number)
                 self._starts[one.environment[_PLACE]] = 1  # it can do something
                 if message.number in self._todo:
@@ -421,7 +421,7 @@ def _predict(
             for todo, result in stages.run(images):
                 assert not isinstance(result, RegionDone)  # those are of tasks
                 event = _event_of(todo, result, book)
-                images.line.send(Became(number=todo.number, event=event))
+                images.line.send(ImageBecame(number=todo.number, event=event))
     finally:
         stages.jobs.close_all()
         stages.sync_folders()

@@ -24,7 +24,7 @@ from emcfsys_engine.images.rows import open_rows
 from emcfsys_engine.learn.device import choose_device
 from emcfsys_engine.learn.inference.bands import open_image
 from emcfsys_engine.learn.inference.ensemble import load_members
-from emcfsys_engine.learn.inference.files import Counted, Prediction, find_inputs, scale_of
+from emcfsys_engine.learn.inference.files import Counted, PredictedImages, find_inputs, scale_of
 from emcfsys_engine.learn.inference.mosaic import begin_mosaic, joined, mosaic_of
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.picture import Picture
@@ -35,8 +35,8 @@ from emcfsys_engine.regions import Mosaic
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shard_lines import AnyTold
-from emcfsys_engine.run.shards import Header, Item, Shards, models_of
-from emcfsys_engine.shards.work import Ended, Sizes, ref_of
+from emcfsys_engine.run.shards import Header, ShardItem, Shards, models_of
+from emcfsys_engine.shards.work import Ended, ImageSizes, ref_of
 
 
 def write_list(
@@ -52,7 +52,7 @@ def write_list(
     """
     left_out: list[Path] = []
     refs = find_inputs(request, left_out)
-    prediction = Prediction(request, refs, card, emit, asked)
+    prediction = PredictedImages(request, refs, card, emit, asked)
     contents = prediction.book.contents
     cutter = Cutter(request, card, contents.of, shards.folder, emit)
     return shards.write(
@@ -65,15 +65,15 @@ def write_list(
     )
 
 
-def _items(refs: ImageRefs, prediction: Prediction, cutter: "Cutter") -> Iterator[Item]:
+def _items(refs: ImageRefs, prediction: PredictedImages, cutter: "Cutter") -> Iterator[ShardItem]:
     number_of_region = len(refs)
     planes = Counter(name for _, name, plane in refs.files() if plane is not None)
-    sizes = Sizes()
+    sizes = ImageSizes()
     for number, name, plane in refs.files():
         mask = prediction.names.mask_name_of(name, plane)
         is_there = bool(prediction.is_there[number])
         size, pixels = sizes.of(name, planes.get(name, 1), is_wanted=not is_there)
-        item = Item(number, name, plane, mask, size, pixels, is_there)
+        item = ShardItem(number, name, plane, mask, size, pixels, is_there)
         mosaic = None if is_there else cutter.mosaic_of(item)
         if mosaic is None:
             yield item
@@ -125,7 +125,7 @@ class Cutter:
         self._told = False
         self.mosaics: list[Mosaic] = []
 
-    def mosaic_of(self, item: Item) -> Mosaic | None:
+    def mosaic_of(self, item: ShardItem) -> Mosaic | None:
         """Return a large image as one that tasks share out; None: one task does it.
 
         Raises: OSError when its mask cannot be begun.
@@ -148,7 +148,7 @@ class Cutter:
             self.mosaics.append(mosaic)
         return mosaic
 
-    def _surveyed(self, ref: ImageRef, item: Item) -> Mosaic | None:
+    def _surveyed(self, ref: ImageRef, item: ShardItem) -> Mosaic | None:
         rows = open_rows(ref)
         if rows is None:
             return None  # each task would read all of it
@@ -268,7 +268,9 @@ def _of_all(end: Together) -> Counted:
     refs = ImageRefs(map(ref_of, items))
     said: list[Callable[[Event], None]] = [lambda event: None]  # all was said with the list
     whole = msgspec.structs.replace(request, force=False)
-    prediction = Prediction(whole, refs, end.card, lambda event: said[-1](event), end.ended.asked)
+    prediction = PredictedImages(
+        whole, refs, end.card, lambda event: said[-1](event), end.ended.asked
+    )
     for number in sorted(became):
         event = became[number]
         assert isinstance(event, ImageDone | ImageFailed)  # regions were taken together
@@ -285,11 +287,11 @@ def _of_all(end: Together) -> Counted:
     return Counted(done=len(items) - failed, skipped=header.there.images, failed=failed)
 
 
-def _whole(end: Together, became: dict[int, AnyTold]) -> Sequence[Item]:
+def _whole(end: Together, became: dict[int, AnyTold]) -> Sequence[ShardItem]:
     """Return all images, in order; of those that were cut, regions become one again."""
     request, header = end.request, end.header
     found = {item.number: item for item in _all_items(end)}
-    of_mosaics: list[list[Item]] = [[] for _ in header.mosaics]
+    of_mosaics: list[list[ShardItem]] = [[] for _ in header.mosaics]
     for number in [number for number in sorted(found) if found[number].region is not None]:
         of_mosaics[found[number].mosaic].append(found.pop(number))
     book = OutputBook(Path(request.out))
@@ -303,6 +305,6 @@ def _whole(end: Together, became: dict[int, AnyTold]) -> Sequence[Item]:
     return [found[number] for number in sorted(found)]
 
 
-def _all_items(end: Together) -> Iterator[Item]:
+def _all_items(end: Together) -> Iterator[ShardItem]:
     for share in (*end.header.shards, end.header.there):
         yield from end.shards.items(share)

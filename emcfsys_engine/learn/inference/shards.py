@@ -54,10 +54,10 @@ from emcfsys_engine.regions import Mosaic, Region, cut_of, cuts
 from emcfsys_engine.run.events import Event, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EvaluateRequest, PredictRequest
-from emcfsys_engine.run.shards import Header, Item
-from emcfsys_engine.shards.forecast import Forecast, bytes_of, fullest_s, peak_bytes, to_try
+from emcfsys_engine.run.shards import Header, ShardItem
+from emcfsys_engine.shards.forecast import ShardForecast, bytes_of, fullest_s, peak_bytes, to_try
 from emcfsys_engine.shards.task import main, tell_warning
-from emcfsys_engine.shards.work import Asked, Done, Emit, Ended, Sizes, Tally, Work, ref_of
+from emcfsys_engine.shards.work import Asked, Done, Emit, Ended, ImageSizes, Tally, Work, ref_of
 
 
 def work_of(run: Run) -> Work:
@@ -158,11 +158,11 @@ class _Predicting:
     ) -> None:
         self.book = book
         self._work, self._request, self._header = work, request, header
-        self._stages: Stages[Item] = Stages(
+        self._stages: Stages[ShardItem] = Stages(
             request, book, self._order_of, predictor, tell_warning, asked, each_alone=True
         )
 
-    def run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+    def run(self, items: Iterator[ShardItem]) -> Iterator[tuple[ShardItem, Done | Exception]]:
         """Yield images with what became of them.
 
         Raises: GpuLostError when no later image could be done.
@@ -180,7 +180,7 @@ class _Predicting:
         self._stages.jobs.close_all()
         self._stages.sync_folders()
 
-    def _order_of(self, item: Item) -> Order:
+    def _order_of(self, item: ShardItem) -> Order:
         piece = None
         if item.region is not None:
             mosaic = self._header.mosaics[item.mosaic]
@@ -208,13 +208,13 @@ if __name__ == "__main__":
     exit_with(main, sys.argv[1:])
 
 
-def forecast(request: PredictRequest) -> Forecast:
+def forecast(request: PredictRequest) -> ShardForecast:
     """Predict a few images into a folder that goes away, and reckon what all of them take.
 
     Raises: InputError, ImageError without images, or where none of those tried can be predicted.
     """
     refs = find_inputs(request)
-    sizes = Sizes()
+    sizes = ImageSizes()
     planes = Counter(name for _, name, _ in refs.files())
     looked = {name: sizes.of(name, count, is_wanted=True) for name, count in planes.items()}
     pieces = _pieces(request, refs, [looked[name][1] for _, name, _ in refs.files()])
@@ -227,7 +227,7 @@ def forecast(request: PredictRequest) -> Forecast:
     beside = min(number, at_once(request))
     rate = sum(pixels[n] for n in tried) / max(1e-6, seconds)
     total = sum(pixels)
-    return Forecast(
+    return ShardForecast(
         images=len(refs),
         regions=sum(piece.region is not None for piece in pieces),
         looked_s=of_regions * trial.looked_s_a_pixel,
@@ -331,7 +331,7 @@ class _Trial:
         if piece.ref not in self._mosaics:
             began = time.monotonic()
             mask = str(self._folder / f"{len(self._mosaics)}.ome.zarr")
-            item = Item(
+            item = ShardItem(
                 len(self._mosaics), str(piece.ref.path), piece.ref.plane, mask, -1, piece.of_pixels
             )
             self._mosaics[piece.ref] = self._cutter.mosaic_of(item)

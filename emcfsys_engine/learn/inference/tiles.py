@@ -95,7 +95,7 @@ class Sides(NamedTuple):
     overlap_across: float
 
 
-class Rows(NamedTuple):
+class ImageRows(NamedTuple):
     """An image that is read row by row, each row once.
 
     `part`: only this of it is computed, by the tiles that the whole image would have: what is found
@@ -152,14 +152,14 @@ def logit_bands(
         return (image_CHW[:, first:last, slice(*columns)] for first, last in ranges)
 
     tiles = Tiles(px=tile_px, batch=batch)
-    images = [(None, Rows(read, (height, width)))]
+    images = [(None, ImageRows(read, (height, width)))]
     for done in bands_of(forward, images, tiles, overlap=overlap, tta=tta, is_alone=True):
         yield done.first, done.logits
 
 
 def bands_of(
     forward: Forward,
-    images: Iterable[tuple[Key, Rows]],
+    images: Iterable[tuple[Key, ImageRows]],
     tiles: Tiles,
     *,
     overlap: float,
@@ -252,7 +252,7 @@ class _Blend(Generic[Key]):
     """The logits of one image, or of a part of it, put together from those of its tiles."""
 
     def __init__(
-        self, key: Key, rows: Rows, tiles: Tiles, overlap: float, windows: _Windows
+        self, key: Key, rows: ImageRows, tiles: Tiles, overlap: float, windows: _Windows
     ) -> None:
         self.key = key
         self.height, self.width = rows.size_HW
@@ -272,7 +272,7 @@ class _Blend(Generic[Key]):
         self._windows = windows
         self._total_CTW: Tensor | None = None  # the rows that later tiles may still touch
 
-    def tiles(self, rows: Rows) -> Iterator[_Tile[Key]]:
+    def tiles(self, rows: ImageRows) -> Iterator[_Tile[Key]]:
         """Yield each tile, row after row of them.
 
         Shapes: a tile is C×T×T, a view of the rows that are held.

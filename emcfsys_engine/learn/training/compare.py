@@ -16,8 +16,8 @@ from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.evidence import Evidence
 from emcfsys_engine.learn.inference.objects import basins_of
-from emcfsys_engine.learn.inference.tiles import Place, Rows, Tiles, bands_of
-from emcfsys_engine.learn.training.dataset import Dataset, Item
+from emcfsys_engine.learn.inference.tiles import ImageRows, Place, Tiles, bands_of
+from emcfsys_engine.learn.training.dataset import Dataset, TrainingItem
 from emcfsys_engine.learn.training.losses import Loss
 from emcfsys_engine.learn.training.metrics import (
     boundary_counts,
@@ -157,7 +157,7 @@ class _Comparison:
 
     def __init__(
         self,
-        item: Item,
+        item: TrainingItem,
         loss: Loss | None,
         num_classes: int,
         boundary_px: float,
@@ -232,7 +232,7 @@ def _looked_at(
     forward: Callable[[Tensor], Tensor],
     dataset: Dataset,
     indices: Iterable[int],
-    begin: Callable[[Item], _Comparison],
+    begin: Callable[[TrainingItem], _Comparison],
     *,
     tiles: Tiles,
     overlap: float,
@@ -248,11 +248,11 @@ def _looked_at(
     waiting = deque(indices)
     begun: dict[int, _Comparison] = {}
 
-    def images() -> Iterator[tuple[int, Rows]]:
+    def images() -> Iterator[tuple[int, ImageRows]]:
         for index in list(waiting):
             one = begun[index] = begin(dataset[index])
             height, width = one.item.labels.shape
-            yield index, Rows(one.rows, (height, width))
+            yield index, ImageRows(one.rows, (height, width))
 
     def see(places: Sequence[Place[int]]) -> None:
         if evidence is not None:

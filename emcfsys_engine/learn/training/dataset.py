@@ -44,7 +44,7 @@ _POSITIONS = 2048  # remembered pixels of each class and image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class TrainingItem:
     """One micrograph ready for the network.
 
     Shapes: pixels are H×W×C, uint8 or uint16 as the camera gave them, or float32 and normalised;
@@ -88,7 +88,7 @@ def load_item(
     normaliser: Normaliser,
     prints: dict[str, Fingerprint] | None = None,
     channels: int = GREY,
-) -> Item:
+) -> TrainingItem:
     """Read a micrograph and its labels; resample both if the project asks for one pixel size.
 
     `channels`: 3 keeps colours. `prints` gets what tells whether image or labels changed, by the
@@ -113,7 +113,7 @@ def load_item(
     as_it_is = pixels.dtype in OWN_TYPES
     pixels = pixels if as_it_is else normaliser.apply_all(pixels, found)
     pixels = np.require(pixels, requirements=("C", "W"))  # as torch wants it
-    item = Item(
+    item = TrainingItem(
         pixels=pixels if pixels.ndim == 3 else pixels[..., None],
         labels=labels,
         pixel_nm=micrograph.pixel_nm or project.pixel_told,
@@ -147,7 +147,7 @@ def to_indices(values_HW: np.ndarray, project: Project) -> np.ndarray:
     return table[values_HW]
 
 
-def resampled(item: Item, pixel_nm: float | None) -> Item:
+def resampled(item: TrainingItem, pixel_nm: float | None) -> TrainingItem:
     """Return the item at the project's pixel size, where its own is known and differs by 2 %.
 
     Labels gain no value that was not there; making an image smaller averages: nothing aliases.
@@ -192,11 +192,11 @@ class Dataset:
         self.normaliser = normaliser
         self.channels = channels
         self.grey: set[str] = set()  # images read so far that have no colours in their files
-        self._kept: dict[int, Item] = {}
+        self._kept: dict[int, TrainingItem] = {}
         self._free_bytes = int(memory_bytes()[0] * _MEMORY_SHARE / processes)
         self._spool = Spool(spool_folder())
 
-    def renewed(self, samples: Sequence[Sample], items: Mapping[str, Item]) -> "Dataset":
+    def renewed(self, samples: Sequence[Sample], items: Mapping[str, TrainingItem]) -> "Dataset":
         """Return the items of other samples: those given, by name, and what is here of the rest."""
         other = Dataset(samples, self.project, self.normaliser, channels=self.channels)
         other._spool, other._free_bytes = self._spool, self._free_bytes
@@ -211,24 +211,24 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> TrainingItem:
         item = self._kept.get(index)
         return self._keep(index, self._loaded(index)) if item is None else item
 
-    def _loaded(self, index: int, prints: dict[str, Fingerprint] | None = None) -> Item:
+    def _loaded(self, index: int, prints: dict[str, Fingerprint] | None = None) -> TrainingItem:
         sample = self.samples[index]
         return load_item(sample, self.project, self.normaliser, prints, self.channels)
 
-    def take(self, index: int, item: Item) -> None:
+    def take(self, index: int, item: TrainingItem) -> None:
         """Have an item that takes no memory of this process."""
         self._kept[index] = item
         self._look_at_colours(index, item)
 
-    def _look_at_colours(self, index: int, item: Item) -> None:
+    def _look_at_colours(self, index: int, item: TrainingItem) -> None:
         if not item.is_in_colour:
             self.grey.add(self.samples[index].name)
 
-    def _keep(self, index: int, item: Item) -> Item:
+    def _keep(self, index: int, item: TrainingItem) -> TrainingItem:
         self._look_at_colours(index, item)
         size = item.pixels.nbytes + item.labels.nbytes
         if item.truth is not None and item.targets is not None:
@@ -240,7 +240,7 @@ class Dataset:
             item = self._kept[index] = spooled
         return item
 
-    def _spooled(self, item: Item) -> Item | None:
+    def _spooled(self, item: TrainingItem) -> TrainingItem | None:
         """Return the item as it is read from a file of this process; None: the disk is full."""
         pixels = self._spool.keep(item.pixels)
         labels = None if pixels is None else self._spool.keep(item.labels)
@@ -257,7 +257,7 @@ class Dataset:
     def check(
         self,
         indices: Iterable[int] | None = None,
-        keep: Callable[[int, Item], object] | None = None,
+        keep: Callable[[int, TrainingItem], object] | None = None,
     ) -> dict[str, Fingerprint]:
         """Read every item once, so that a bad file ends the run before its first step.
 
@@ -424,7 +424,7 @@ def class_pixel_counts(dataset: Dataset) -> np.ndarray:
 
 
 def _cut(
-    item: Item, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
+    item: TrainingItem, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
 ) -> None:
     """Cut lines that may lie outside: the image is mirrored there, the labels are unlabelled.
 
@@ -466,7 +466,7 @@ def _mirror_ends(lines: np.ndarray, before: int, after: int) -> None:
 
 
 def _cut_from_small(
-    item: Item, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
+    item: TrainingItem, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
 ) -> None:
     """Cut from an image so small that it is mirrored more than once."""
     height, width = item.labels.shape

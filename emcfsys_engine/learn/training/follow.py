@@ -36,7 +36,7 @@ from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.walk import FileStamp
 from emcfsys_engine.learn.run_context import RunContext
-from emcfsys_engine.learn.training.dataset import Dataset, Item, load_item
+from emcfsys_engine.learn.training.dataset import Dataset, TrainingItem, load_item
 from emcfsys_engine.learn.training.plan import Plan, choose_class_weights, encode_plan
 from emcfsys_engine.learn.training.setup import Guesses, TrainingSetup
 from emcfsys_engine.model_card import ModelCard
@@ -109,7 +109,7 @@ def sound_ones(samples: Sequence[Sample], project: Project) -> tuple[Sample, ...
     return tuple(found)
 
 
-def teaches(item: Item) -> bool:
+def teaches(item: TrainingItem) -> bool:
     """Tell whether any pixel of an image has a label."""
     return not bool((item.labels == UNLABELLED).all())
 
@@ -178,7 +178,7 @@ class Follower:
         return bool(told)
 
     def _is_saved_by_new_numbers(
-        self, setup: TrainingSetup, samples: Sequence[Sample], items: Mapping[str, Item]
+        self, setup: TrainingSetup, samples: Sequence[Sample], items: Mapping[str, TrainingItem]
     ) -> bool:
         """Tell whether masks changed as new numbers do that project.toml does not say yet.
 
@@ -200,7 +200,7 @@ class Follower:
         self,
         setup: TrainingSetup,
         samples: Sequence[Sample],
-        items: Mapping[str, Item],
+        items: Mapping[str, TrainingItem],
         guesses: Guesses,
     ) -> bool:
         """Tell whether new masks call whole classes others than the model finds them by now.
@@ -243,9 +243,9 @@ class Follower:
 
     def _loaded(
         self, setup: TrainingSetup, samples: Sequence[Sample], prints: dict[str, Fingerprint]
-    ) -> dict[str, Item]:
+    ) -> dict[str, TrainingItem]:
         """Read what is new; what cannot be read is named, and tried again when it changes."""
-        items: dict[str, Item] = {}
+        items: dict[str, TrainingItem] = {}
         for one in samples:
             self._stamps[one.name] = label_stamp(one)
             try:
@@ -264,7 +264,7 @@ class Follower:
         self,
         setup: TrainingSetup,
         now: LabelledNow,
-        items: Mapping[str, Item],
+        items: Mapping[str, TrainingItem],
         prints: Mapping[str, Fingerprint],
         step: int,
     ) -> TrainingSetup | None:

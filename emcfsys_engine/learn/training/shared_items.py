@@ -17,7 +17,7 @@ import numpy as np
 
 from emcfsys_engine.dataset.deals import Fingerprint
 from emcfsys_engine.errors import DataFaults
-from emcfsys_engine.learn.training.dataset import Dataset, Item
+from emcfsys_engine.learn.training.dataset import Dataset, TrainingItem
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.storage import ArrayFile, make_spool_folder, spool_folder
 
@@ -67,7 +67,7 @@ def _read_share(datasets: Sequence[Dataset], ranks: Ranks, writer: "_Writer") ->
     told = _Told(writer.file, {}, {}, [])
     for number, dataset in enumerate(datasets):
 
-        def keep(index: int, item: Item, number: int = number) -> None:
+        def keep(index: int, item: TrainingItem, number: int = number) -> None:
             written = writer.encoded(item)
             if written is not None:
                 told.items[number, index] = msgspec.Raw(written)
@@ -95,7 +95,9 @@ def _take(told: _Told, datasets: Sequence[Dataset]) -> None:
         return mapped[place.first : place.first + size].view(dtype).reshape(place.shape)
 
     for (number, index), content in told.items.items():
-        datasets[number].take(index, msgspec.msgpack.decode(content, type=Item, dec_hook=array))
+        datasets[number].take(
+            index, msgspec.msgpack.decode(content, type=TrainingItem, dec_hook=array)
+        )
 
 
 class _Writer:
@@ -126,7 +128,7 @@ class _Writer:
             Path(self.file or self._stream.name).unlink(missing_ok=True)
             self._stream.close()
 
-    def encoded(self, item: Item) -> bytes | None:
+    def encoded(self, item: TrainingItem) -> bytes | None:
         """Write an item's arrays; return the rest, and where they lie. None: the disk is full."""
         if self._arrays is not None:
             try:

@@ -23,7 +23,7 @@ from emcfsys_engine.learn.inference.evidence import AXES, EVERY_PX, Raw
 from emcfsys_engine.learn.inference.expected import UNKNOWN, odds, resemblance, signals
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
-from emcfsys_engine.learn.training.dataset import Dataset, Item
+from emcfsys_engine.learn.training.dataset import Dataset, TrainingItem
 from emcfsys_engine.learn.training.degradations import (
     DEGRADATIONS,
     Degradation,
@@ -59,7 +59,7 @@ _TEMPERATURES = (0.2, 8.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TrustRow:
     """One image as it was shown, what was seen of it, and how good its mask truly is.
 
     Shapes: signals S; IoUs 1 + C, the mean first, NaN where a class is absent; both float64.
@@ -71,7 +71,7 @@ class Row:
     ious: np.ndarray
 
 
-class Shown(NamedTuple):
+class ShownPart(NamedTuple):
     """A part of a validation image: which one, H×W×C float32, and its labels, H×W uint8."""
 
     image: int
@@ -183,22 +183,22 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
     return [numbers[int(n)] for n in np.linspace(0, len(numbers) - 1, most).round()]
 
 
-def _shown(val: Dataset, images: Sequence[int], number: int, side_px: int) -> list[Shown]:
+def _shown(val: Dataset, images: Sequence[int], number: int, side_px: int) -> list[ShownPart]:
     """Return the middle of each image; of few large ones also corners, until there are so many."""
-    made, large = list[Shown](), list[int]()
+    made, large = list[ShownPart](), list[int]()
     for n in images:
         item = val[n]
-        made.append(Shown(n, *_window(item, side_px)))
+        made.append(ShownPart(n, *_window(item, side_px)))
         if min(item.labels.shape) >= _WIDER * side_px:
             large.append(n)
     corners = [(place, n) for place in _CORNERS for n in large]
     for place, n in corners[: max(0, number - len(made))]:
-        made.append(Shown(n, *_window(val[n], side_px, place)))
+        made.append(ShownPart(n, *_window(val[n], side_px, place)))
     return made
 
 
 def _window(
-    item: Item, most_px: int = _MOST_PX, place: tuple[float, float] = (0.5, 0.5)
+    item: TrainingItem, most_px: int = _MOST_PX, place: tuple[float, float] = (0.5, 0.5)
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a part of an image without its info bar: H×W×C float32 and its labels.
 
@@ -253,7 +253,7 @@ def _as_given(image: np.ndarray) -> np.ndarray:
     return image[..., 0] if image.shape[2] == 1 else image
 
 
-def _temperatures(predictor: Predictor, shown: Sequence[Shown]) -> tuple[float, ...]:
+def _temperatures(predictor: Predictor, shown: Sequence[ShownPart]) -> tuple[float, ...]:
     """Return by what logits are divided where a class is the likeliest: the likeliest for truth.
 
     Source: Guo et al. 2017 (arXiv:1706.04599), for the pixels of each predicted class.
@@ -328,10 +328,10 @@ def _numbers(values: np.ndarray) -> tuple[float, ...]:
 def _rows(
     predictor: Predictor,
     trust: Trust,
-    shown: Sequence[Shown],
+    shown: Sequence[ShownPart],
     seed: int,
     ends: float,
-) -> Iterator[Row]:
+) -> Iterator[TrustRow]:
     """Show the images as they are, then made worse in each way, until the time is over."""
     predictor.take_trusts((trust,))
     for one in shown:
@@ -376,7 +376,7 @@ def damaged(
 
 def _row(
     predictor: Predictor, number: int, kind: str, image: np.ndarray, labels: np.ndarray
-) -> Iterator[Row]:
+) -> Iterator[TrustRow]:
     """Yield one row, where there is anything to compare."""
     if min(image.shape[:2]) < 1 or not np.isfinite(image).any():
         return
@@ -384,7 +384,7 @@ def _row(
     found = None if made.evidence is None else signals(made.evidence[0])
     ious = true_ious(made, labels, predictor.card.class_values)
     if found is not None and math.isfinite(ious[0]):
-        yield Row(image=number, kind=kind, signals=found, ious=ious)
+        yield TrustRow(image=number, kind=kind, signals=found, ious=ious)
 
 
 def true_ious(made: Prediction, labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
@@ -404,7 +404,7 @@ def true_ious(made: Prediction, labels: np.ndarray, values: Sequence[int]) -> np
     return np.array([mean, *each])
 
 
-def fitted(trust: Trust, rows: Sequence[Row]) -> Trust:
+def fitted(trust: Trust, rows: Sequence[TrustRow]) -> Trust:
     """Return the trust with what the rows teach: weights, and how far off it is on unseen images.
 
     A Gaussian process over the trials, whose reach and noise tell most of images left out.

@@ -16,10 +16,10 @@ from emcfsys_engine.errors import OutputError
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry
-from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
+from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, FoundFile
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.outages import is_of_disk
-from emcfsys_engine.images.output_book import OutputBook, Wanted
+from emcfsys_engine.images.output_book import OutputBook, WantedName
 from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import digest_of_output, is_content, is_other_file, resolved
 from emcfsys_engine.images.own_outputs import OutputsBelow
@@ -54,10 +54,10 @@ class Handled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class ImageToDo:
     """One file that needs a mask."""
 
-    seen: Seen
+    seen: FoundFile
     digest: str
     version: int  # of the mask: a rewritten file may keep its older masks
     attempts: int
@@ -69,7 +69,7 @@ class Task:
 class _Plane(Plane):
     """One plane of a task."""
 
-    task: Task
+    task: ImageToDo
     masks: tuple[Path, ...] = ()  # of all planes
     placed: Placed | None = None
     is_last: bool = True
@@ -112,7 +112,7 @@ class ImageStages:
         self._by = by
         by.open(self._book)
 
-    def handle(self, tasks: Sequence[Task], go_on: Callable[[], bool]) -> Iterator[Handled]:
+    def handle(self, tasks: Sequence[ImageToDo], go_on: Callable[[], bool]) -> Iterator[Handled]:
         """Predict files and write their masks; a file's error is in its result, not raised.
 
         Files are read ahead and masks written behind, as `predict` does.
@@ -141,7 +141,7 @@ class ImageStages:
         except EndAskedFor:
             return
 
-    def _planes(self, tasks: Sequence[Task]) -> Iterator[_Plane]:
+    def _planes(self, tasks: Sequence[ImageToDo]) -> Iterator[_Plane]:
         """Yield the planes of files one by one: a stack never lies in memory as a whole."""
         known = self._names_of(tasks)
         for task, planes in known:
@@ -157,10 +157,10 @@ class ImageStages:
                 yield _Plane(path=task.seen.path, task=task, error=fault)
 
     def _names_of(
-        self, tasks: Sequence[Task]
-    ) -> list[tuple[Task, tuple[int | None, ...] | Exception]]:
+        self, tasks: Sequence[ImageToDo]
+    ) -> list[tuple[ImageToDo, tuple[int | None, ...] | Exception]]:
         """Return the planes of files; names of new ones are given out together."""
-        found: list[tuple[Task, tuple[int | None, ...] | Exception]] = []
+        found: list[tuple[ImageToDo, tuple[int | None, ...] | Exception]] = []
         for task in tasks:
             try:
                 number = probe(self._root / task.seen.path).planes
@@ -173,10 +173,10 @@ class ImageStages:
             self._placing.newest(wanted)
         return found
 
-    def _wanted(self, task: Task, planes: tuple[int | None, ...]) -> Wanted:
+    def _wanted(self, task: ImageToDo, planes: tuple[int | None, ...]) -> WantedName:
         folder = os.path.dirname(task.seen.path)  # noqa: PTH120 - of any bytes
         image = str(resolved(self._root / task.seen.path))
-        return Wanted(
+        return WantedName(
             image=image,
             folder=folder,
             planes=planes,
@@ -184,7 +184,7 @@ class ImageStages:
             content=task.digest,
         )
 
-    def _orders(self, task: Task, planes: tuple[int | None, ...]) -> Iterator[_Plane]:
+    def _orders(self, task: ImageToDo, planes: tuple[int | None, ...]) -> Iterator[_Plane]:
         refs = [ImageRef(path=self._root / task.seen.path, plane=plane) for plane in planes]
         (placed,) = self._placing.newest([self._wanted(task, planes)])
         if self._placing.is_among_originals(placed):
@@ -216,7 +216,7 @@ class ImageStages:
                 told=placed.told,
             )
 
-    def _is_adopted(self, task: Task, placed: Placed) -> bool:
+    def _is_adopted(self, task: ImageToDo, placed: Placed) -> bool:
         """Tell whether the masks of an image that the ledger does not know are there already.
 
         Ours are made anew if the image is another one, or its measurements are wanted: nothing is
@@ -235,7 +235,7 @@ class ImageStages:
             for mask in placed.masks
         )
 
-    def _is_made(self, task: Task, mask: Path) -> bool:
+    def _is_made(self, task: ImageToDo, mask: Path) -> bool:
         """Tell whether a plane was done before the watch was ended within its stack."""
         return self._book.has(mask, task.digest) and not self._needs_numbers
 
@@ -302,7 +302,7 @@ class ImageStages:
             reasons=one.judged.reasons if one.judged else (),
         )
 
-    def _failure(self, task: Task, error: Exception) -> Handled:
+    def _failure(self, task: ImageToDo, error: Exception) -> Handled:
         if isinstance(error, OutputError) and is_of_disk(error):
             return Handled(entry=self._entry(task, "trying"), waits_for=error)
         state = "failed" if task.attempts >= self.max_attempts else "trying"
@@ -330,35 +330,35 @@ class ImageStages:
         except OSError:
             return True  # it went: the next scan tells
 
-    def unchanged(self, seen: Seen, before: Entry, digest: str) -> Handled:
+    def unchanged(self, seen: FoundFile, before: Entry, digest: str) -> Handled:
         """A file that was only touched: note its new time."""
         entry = msgspec.structs.replace(
             before, size=seen.size, mtime_ns=seen.mtime_ns, ctime_ns=seen.ctime_ns, digest=digest
         )
         return Handled(entry=entry)
 
-    def skipped(self, seen: Seen, before: Entry, digest: str) -> Handled:
+    def skipped(self, seen: FoundFile, before: Entry, digest: str) -> Handled:
         """A rewritten file that the project wants left alone."""
         entry = msgspec.structs.replace(
             before, size=seen.size, mtime_ns=seen.mtime_ns, digest=digest, state="skipped"
         )
         return Handled(entry=entry)
 
-    def why_no_image(self, seen: Seen) -> str:
+    def why_no_image(self, seen: FoundFile) -> str:
         """Say why a file gets no mask: it is one of our own, here or of another output."""
         if self._book.is_copy_of_output(self._root / seen.path, seen.size):
             return "is a copy of one of this folder's outputs"
         other = self._outputs_below.whose(seen.path)
         return "" if other is None else f"was written as an output into {other}"
 
-    def own_output(self, seen: Seen, digest: str, why: str) -> Handled:
+    def own_output(self, seen: FoundFile, digest: str, why: str) -> Handled:
         """One of our masks, or a copy of one: it gets no mask of its own."""
-        task = Task(seen=seen, digest=digest, version=1, attempts=1)
+        task = ImageToDo(seen=seen, digest=digest, version=1, attempts=1)
         return Handled(entry=self._entry(task, "skipped", reason=why))
 
-    def unreadable(self, seen: Seen, attempts: int, error: OSError) -> Handled:
+    def unreadable(self, seen: FoundFile, attempts: int, error: OSError) -> Handled:
         """A file that cannot even be opened."""
-        return self._failure(Task(seen=seen, digest="", version=1, attempts=attempts), error)
+        return self._failure(ImageToDo(seen=seen, digest="", version=1, attempts=attempts), error)
 
     def know(self, entries: dict[str, Entry]) -> None:
         """Remember which file owns which mask from earlier starts."""
@@ -369,7 +369,7 @@ class ImageStages:
 
     def _entry(
         self,
-        task: Task,
+        task: ImageToDo,
         state: Literal["done", "trying", "failed", "skipped"],
         *,
         mask: str = "",
@@ -391,7 +391,7 @@ class ImageStages:
         )
 
 
-def _recorded(root: Path, path: str, entry: Entry) -> tuple[Wanted, list[str]]:
+def _recorded(root: Path, path: str, entry: Entry) -> tuple[WantedName, list[str]]:
     """Return the names that a ledger from before the book recorded: of all planes of a stack."""
     folder, _, name = entry.mask.rpartition("/")
     stem = stem_of(Path(name))
@@ -404,7 +404,7 @@ def _recorded(root: Path, path: str, entry: Entry) -> tuple[Wanted, list[str]]:
         stems = [f"{stack[1]}.{plane:04d}{tail}" for plane in range(len(planes))]
     else:
         stems = [stem]
-    wanted = Wanted(
+    wanted = WantedName(
         image=str(resolved(root / path)), folder=folder, planes=planes, version=entry.version
     )
     return wanted, [f"{folder}/{one}" if folder else one for one in stems]

@@ -12,7 +12,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.files import open_own
-from emcfsys_engine.hotfolder.scan import Seen
+from emcfsys_engine.hotfolder.scan import FoundFile
 from emcfsys_engine.run.shards import MOST_TRIES
 from emcfsys_engine.text import how_many
 
@@ -46,7 +46,7 @@ class InHand:
         return f"The watch was ended suddenly: {images} it had in hand come last, one by one"
 
     @contextmanager
-    def some_of(self, ready: Sequence[Seen]) -> Generator[list[Seen]]:
+    def some_of(self, ready: Sequence[FoundFile]) -> Generator[list[FoundFile]]:
         """Give out the images to take now, and note that they are in hand while it lasts."""
         others = [seen for seen in ready if seen.path not in self._ends]
         taken = others or list(ready[:1])

@@ -11,7 +11,7 @@ from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory, refuse_lost_gpu
-from emcfsys_engine.learn.inference.image import ImageJobs, Order, Work
+from emcfsys_engine.learn.inference.image import ImageJobs, ImageWork, Order
 from emcfsys_engine.learn.inference.outputs import Companions, VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Arrived, Computed, Failure, run_pipeline
 from emcfsys_engine.learn.inference.pipes import PlaneMade
@@ -133,7 +133,7 @@ class Here:
             free_cached_memory()
             self._predictor.shrink()
 
-    def _read(self, plane: Plane) -> Work | None:
+    def _read(self, plane: Plane) -> ImageWork | None:
         fault = plane.error or self._given_up.get(plane.path)
         if fault is not None:
             raise fault
@@ -145,13 +145,13 @@ class Here:
             self._given_up[plane.path] = error
             raise
 
-    def _compute(self, arrived: Arrived[P, Work | None]) -> Computed[P, Work | None]:
+    def _compute(self, arrived: Arrived[P, ImageWork | None]) -> Computed[P, ImageWork | None]:
         for plane, made in self._jobs.compute_all(arrived, CAUGHT):
             if isinstance(made, Failure):
                 self._given_up[plane.path] = made.error
             yield plane, made
 
-    def _write(self, plane: Plane, work: Work | None) -> PlaneMade | None:
+    def _write(self, plane: Plane, work: ImageWork | None) -> PlaneMade | None:
         if work is None:
             return None
         try:
@@ -163,7 +163,7 @@ class Here:
         finally:
             self._jobs.close(work)
 
-    def _made(self, plane: Plane, work: Work, mask: Path) -> PlaneMade:
+    def _made(self, plane: Plane, work: ImageWork, mask: Path) -> PlaneMade:
         tally, image, measures = work.tally, work.image, self._project.hotfolder.measure
         numbers = numbers_of(image.pixel_nm, tally.confidence, tally.shares)
         grey = grey_values(image) if measures or self._project.limits else None

@@ -24,8 +24,8 @@ from emcfsys_engine.hotfolder.review import was_asked
 from emcfsys_engine.hotfolder.scan import (
     MAX_ATTEMPTS,
     MAX_ATTEMPTS_ONCE,
+    FoundFile,
     Scanner,
-    Seen,
     rules_of,
     stamp_of,
 )
@@ -36,7 +36,7 @@ from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.run_context import RunContext, give_back_freed_memory
 from emcfsys_engine.learn.watch.between_images import FollowedModel, GroupNews, LateSideCars
-from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
+from emcfsys_engine.learn.watch.images import Handled, ImageStages, ImageToDo, sync
 from emcfsys_engine.learn.watch.in_hand import InHand
 from emcfsys_engine.learn.watch.measure_again import MeasuredAgain
 from emcfsys_engine.learn.watch.measurements import Measurements
@@ -329,10 +329,10 @@ class _Watch:
             self._handle(some)
         return len(ready)
 
-    def _handle(self, ready: list[Seen]) -> None:
+    def _handle(self, ready: list[FoundFile]) -> None:
         decided = [self._decide(seen) for seen in ready]
         by_path = {seen.path: seen for seen in ready}
-        tasks = [one for one in decided if isinstance(one, Task)]
+        tasks = [one for one in decided if isinstance(one, ImageToDo)]
         pending = [one for one in decided if isinstance(one, Handled)]
         committed_at = time.monotonic()
         for one in self.stages.handle(tasks, lambda: not self._is_ended()):
@@ -367,7 +367,7 @@ class _Watch:
     def _is_ended(self) -> bool:
         return self.worker.stop_request() is not None
 
-    def _decide(self, seen: Seen) -> Task | Handled | None:
+    def _decide(self, seen: FoundFile) -> ImageToDo | Handled | None:
         """Tell what a file needs: a mask, or only a note that it was touched; None at the end."""
         before = self.scanner.known.get(seen.path)
         attempts = before.attempts + 1 if before is not None and before.state == "trying" else 1
@@ -390,7 +390,7 @@ class _Watch:
                 return self.stages.skipped(seen, before, digest)
             else:
                 version += self.project.hotfolder.rewritten == "version"
-        return Task(
+        return ImageToDo(
             seen=seen,
             digest=digest,
             version=version,
@@ -399,7 +399,7 @@ class _Watch:
             by_recipe=seen.path in self.by_recipe,
         )
 
-    def _commit(self, results: list[tuple[Seen, Handled]]) -> None:
+    def _commit(self, results: list[tuple[FoundFile, Handled]]) -> None:
         """Masks first, on the disk; then measurements; then the ledger; then the events."""
         if not results:
             return
@@ -452,7 +452,7 @@ class _Watch:
             reasons=one.judged.reasons if one.judged else (),
         )
 
-    def _has_changed(self, seen: Seen, one: Handled) -> bool:
+    def _has_changed(self, seen: FoundFile, one: Handled) -> bool:
         """A file that was written to while it was read is not done: it settles again."""
         if one.entry.state not in ("done", "trying"):
             return False
@@ -464,7 +464,7 @@ class _Watch:
             self.scanner.hint(seen.path, closed=False)
         return changed
 
-    def _tell(self, seen: Seen, one: Handled) -> None:
+    def _tell(self, seen: FoundFile, one: Handled) -> None:
         entry = one.entry
         if one.told:
             self._warn(one.told)

@@ -24,7 +24,7 @@ from emcfsys_engine.learn.inference.ensemble import load_members
 from emcfsys_engine.learn.inference.image import Order
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
-from emcfsys_engine.learn.inference.pipes import Became, Outcome, PlaneFailed, PlaneMade, Todo
+from emcfsys_engine.learn.inference.pipes import ImageBecame, Outcome, PlaneFailed, PlaneMade, Todo
 from emcfsys_engine.learn.inference.several import (
     Crew,
     HandedOut,
@@ -164,7 +164,7 @@ def _serve(
     while not images.is_over:
         planes = (_Given(path=one.path, order=_order(one), number=one.number) for one in images)
         for plane, result in here.run(planes):
-            images.line.send(Became(number=plane.number, event=_outcome(result)))
+            images.line.send(ImageBecame(number=plane.number, event=_outcome(result)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from emcfsys_engine.run.records import ConvertRequest
 from emcfsys_engine.tools.convert.items import (
     ConversionLog,
     Given,
+    LabelReading,
     Labels,
     Places,
-    Reading,
     Skipped,
     ToConvert,
     output_names,
@@ -87,7 +87,7 @@ def plan_images(
     ]
     of_all = OfAll(
         to="png",
-        reading=Reading(classes={}, table=LabelTable(values=())),
+        reading=LabelReading(classes={}, table=LabelTable(values=())),
         notes=(left_out_words(left_out),) if left_out else (),
     )
     return Plan(items=Places(out, "png", overwrite=overwrite).of_all(items), of_all=of_all)
@@ -224,4 +224,4 @@ def _of_annotations(
     chosen = dict(classes) if classes else classes_of_labels(found, given.labels)
     table = table_for(chosen, given)
     items = annotated(found, table, given, log)
-    return Labels(items=items, reading=Reading(classes=chosen, table=table))
+    return Labels(items=items, reading=LabelReading(classes=chosen, table=table))

@@ -24,15 +24,15 @@ from emcfsys_engine.images.own_outputs import PartBook, take_in
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import ConvertRequest
-from emcfsys_engine.run.shards import Header, Item
-from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
+from emcfsys_engine.run.shards import Header, ShardItem
+from emcfsys_engine.shards.forecast import ShardForecast, reckoned, to_try
 from emcfsys_engine.shards.work import (
     Asked,
-    Became,
     Done,
     Emit,
     Ended,
-    Sizes,
+    ImageSizes,
+    ItemBecame,
     Tally,
     Work,
     file_bytes,
@@ -43,7 +43,7 @@ from emcfsys_engine.shards.work import (
 )
 from emcfsys_engine.tools.convert.conversion import Plan, options_of, plan_images, plan_labels
 from emcfsys_engine.tools.convert.items import Skipped, ToConvert
-from emcfsys_engine.tools.convert.writing import Conversion, Converter, OfAll, Outcome, gathered
+from emcfsys_engine.tools.convert.writing import Conversion, Converter, ItemOutcome, OfAll, gathered
 
 _BASE = Path("/")  # all paths of a request are absolute
 
@@ -101,7 +101,7 @@ class ConvertWork(Work):
         write_whole(self.run.result_file, any_names.encode(found, indent=2))
         return Tally(len(found.written), len(found.skipped))
 
-    def to_convert(self, item: Item) -> ToConvert:
+    def to_convert(self, item: ShardItem) -> ToConvert:
         """Return what the list has of one file.
 
         Raises: RunFolderError for a list that does not say it, or leads out of its folder.
@@ -116,16 +116,16 @@ class ConvertWork(Work):
             raise RunFolderError(self.shards.file, what, "Convert anew")
         return msgspec.structs.replace(own, file=item.mask)
 
-    def _became(self, one: Became, end: Ended) -> Outcome:
+    def _became(self, one: ItemBecame, end: Ended) -> ItemOutcome:
         """Return what became of a file; one that is not there is none that was written."""
         ref = str(ref_of(one.item))
         if isinstance(one.event, ImageFailed) and not one.result:
             why = one.event.reason.removeprefix(f"{ref}: ")
-            return Outcome(skipped=Skipped(file=ref, why=why))
+            return ItemOutcome(skipped=Skipped(file=ref, why=why))
         try:
-            outcome: Outcome = any_names.decode(one.result, Outcome)
+            outcome: ItemOutcome = any_names.decode(one.result, ItemOutcome)
         except msgspec.MsgspecError:
-            outcome = Outcome(written=ref, coco=None)
+            outcome = ItemOutcome(written=ref, coco=None)
             lost = Skipped(file=ref, why="what its task kept of it is damaged. Convert again")
         else:
             lost = Skipped(file=ref, why=f"{outcome.written} is gone. Convert again")
@@ -136,7 +136,7 @@ class ConvertWork(Work):
             elif outcome.coco or os.path.lexists(outcome.written):
                 return outcome
         end.tell(_failed(ref, lost))
-        return Outcome(skipped=lost, notes=outcome.notes)
+        return ItemOutcome(skipped=lost, notes=outcome.notes)
 
 
 class _Converting:
@@ -146,7 +146,7 @@ class _Converting:
         self.book = book
         self._converter, self._work = converter, work
 
-    def run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+    def run(self, items: Iterator[ShardItem]) -> Iterator[tuple[ShardItem, Done | Exception]]:
         """Yield files with what became of them."""
         for item in items:
             try:
@@ -197,9 +197,9 @@ def plan_of(request: ConvertRequest) -> Plan:
     return plan_labels(request.source, out, base=_BASE, **options_of(request))
 
 
-def items_of(plan: Plan) -> Iterator[Item]:
+def items_of(plan: Plan) -> Iterator[ShardItem]:
     """Yield files as the list has them."""
-    sizes, planes = Sizes(), Counter(one.path for one in plan.items)
+    sizes, planes = ImageSizes(), Counter(one.path for one in plan.items)
     for number, one in enumerate(plan.items):
         known = one.why_not or one.kind == "shapes"
         size, pixels = sizes.of(one.path, planes[one.path], is_wanted=not known)
@@ -208,7 +208,7 @@ def items_of(plan: Plan) -> Iterator[Item]:
         own = msgspec.to_builtins(msgspec.structs.replace(one, file=""))
         also = _read_with(one)
         states = states_of((one.path, *(file for file, _ in also)))
-        yield Item(
+        yield ShardItem(
             number, one.path, one.plane, one.file, size, pixels, also=also, own=own, states=states
         )
 
@@ -232,7 +232,7 @@ def result_of(run: Run) -> Conversion | None:
     return found
 
 
-def forecast(request: ConvertRequest) -> Forecast:
+def forecast(request: ConvertRequest) -> ShardForecast:
     """Convert a few files, and reckon what all of them take; what is there already takes nothing.
 
     Raises: InputError without files, or where none of those tried can be converted.

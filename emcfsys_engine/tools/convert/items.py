@@ -69,7 +69,7 @@ class ToConvert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return ImageRef(path=Path(self.image), plane=self.image_plane) if self.image else None
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class LabelReading(msgspec.Struct, frozen=True, kw_only=True):
     """What the labels of all images are read with: found once, the same for each."""
 
     classes: dict[str, int]
@@ -137,7 +137,7 @@ class Labels:
     """The labels of all images, and what they are read with."""
 
     items: list[ToConvert]
-    reading: Reading
+    reading: LabelReading
 
 
 def table_for(classes: Mapping[str, int], given: Given) -> LabelTable:

@@ -31,8 +31,8 @@ from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.tools.convert.items import (
     ConversionLog,
     Given,
+    LabelReading,
     Labels,
-    Reading,
     Skipped,
     ToConvert,
     name_of_key,
@@ -165,7 +165,7 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
     recipe = recipe_of([one for _, one in facts], table, values)
     items = masked(counting, given)
     log.notes += [*counting.notes, *notes_of_masks(dict(facts), table)]
-    reading = Reading(classes=dict(classes), table=table, recipe=recipe)
+    reading = LabelReading(classes=dict(classes), table=table, recipe=recipe)
     return Labels(items=items, reading=reading)
 
 
@@ -205,7 +205,7 @@ def labels_of_class_folders(
         log.skip(unknown_label(given.root / name, name, table))
         del by_class[name]
     items = in_class_folders(by_class, table, given)
-    return Labels(items=items, reading=Reading(classes=chosen, table=table))
+    return Labels(items=items, reading=LabelReading(classes=chosen, table=table))
 
 
 def masked(

@@ -18,14 +18,14 @@ from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.own_outputs import place_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.text import how_many
-from emcfsys_engine.tools.convert.items import Reading, Skipped, Target, ToConvert
+from emcfsys_engine.tools.convert.items import LabelReading, Skipped, Target, ToConvert
 
 
 class OfAll(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for all items of a conversion, and what is said before any is written."""
 
     to: Target
-    reading: Reading
+    reading: LabelReading
     instances: tuple[int, ...] = ()  # in masks: classes whose objects are written beside them
     tolerance_px: float | None = None
     smallest_px: int = 0
@@ -36,7 +36,7 @@ class OfAll(msgspec.Struct, frozen=True, kw_only=True):
     shapes_skipped: int = 0
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ItemOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of one item."""
 
     written: str = ""
@@ -71,7 +71,7 @@ class Converter:
         self._of_all, self._book = of_all, book
         self._writer = _writer(of_all, out)
 
-    def one(self, item: ToConvert) -> Outcome:
+    def one(self, item: ToConvert) -> ItemOutcome:
         """Convert one item; COCO's is kept for its one file.
 
         Raises: OutputError if its file cannot be written.
@@ -81,31 +81,31 @@ class Converter:
             if item.why_not:
                 raise InputError(item.path, item.why_not)
             if item.kind == "picture":
-                made = Outcome(written=self._picture(item.ref, Path(item.file), notes))
+                made = ItemOutcome(written=self._picture(item.ref, Path(item.file), notes))
             else:
                 made = self._labels(item, notes)
         except OutputError:
             raise
         except InputError as fault:
-            made = Outcome(skipped=Skipped.of(fault))
+            made = ItemOutcome(skipped=Skipped.of(fault))
         return msgspec.structs.replace(made, notes=tuple(notes))
 
-    def _labels(self, item: ToConvert, notes: list[str]) -> Outcome:
+    def _labels(self, item: ToConvert, notes: list[str]) -> ItemOutcome:
         reading, writer = self._of_all.reading, self._writer
         assert writer is not None  # of all but pictures
         ids = reading.ids_of(item)
         if writer.to == "masks":  # these hold classes, as they are
-            return Outcome(written=str(self._mask(item, ids, writer, notes)))
+            return ItemOutcome(written=str(self._mask(item, ids, writer, notes)))
         ids, numbers = reading.objects_of(item, ids)
         if writer.to == "coco":
             whole = f"{self._of_all.whole} ({item.name})"
-            return Outcome(written=whole, coco=writer.in_coco(item.name, ids, numbers))
+            return ItemOutcome(written=whole, coco=writer.in_coco(item.name, ids, numbers))
         image = item.image_ref
         shown = image.path if image is not None else None
         if image is not None and item.view:
             shown = Path(self._picture(image, Path(item.file).with_name(item.view), notes))
         write = _writing(writer, item, ids, numbers, shown)
-        return Outcome(written=str(_place(Path(item.file), self._book, write, notes)))
+        return ItemOutcome(written=str(_place(Path(item.file), self._book, write, notes)))
 
     def _mask(
         self, item: ToConvert, ids: np.ndarray, writer: LabelWriter, notes: list[str]
@@ -128,7 +128,7 @@ class Converter:
 
 
 def gathered(
-    of_all: OfAll, became: Iterable[tuple[ToConvert, Outcome]], out: Path, book: OutputBook
+    of_all: OfAll, became: Iterable[tuple[ToConvert, ItemOutcome]], out: Path, book: OutputBook
 ) -> Conversion:
     """Return what became of all items, in their order, once COCO's one file is written.
 

@@ -27,15 +27,15 @@ from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import MeasureRequest
-from emcfsys_engine.run.shards import Header, Item
-from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
+from emcfsys_engine.run.shards import Header, ShardItem
+from emcfsys_engine.shards.forecast import ShardForecast, reckoned, to_try
 from emcfsys_engine.shards.work import (
     Asked,
-    Became,
     Done,
     Emit,
     Ended,
-    Sizes,
+    ImageSizes,
+    ItemBecame,
     Tally,
     Work,
     file_bytes,
@@ -155,7 +155,7 @@ class MeasureWork(Work):
         )
         return [began, *map(_failed, common.failed)]
 
-    def _kept(self, became: Became, fields: Fields) -> OneMask:
+    def _kept(self, became: ItemBecame, fields: Fields) -> OneMask:
         try:
             return _kept(became.item, became.result, fields)
         except InputError as fault:
@@ -208,7 +208,7 @@ class _Measuring:
         # Of each shard its own: the first fields of all are among the first of their shards.
         self._study = Study(settings, settings.standard) if settings.standard is not None else None
 
-    def run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+    def run(self, items: Iterator[ShardItem]) -> Iterator[tuple[ShardItem, Done | Exception]]:
         """Yield masks with what they gave."""
         for item in items:
             yield item, self._measured(item)
@@ -216,7 +216,7 @@ class _Measuring:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _measured(self, item: Item) -> Done:
+    def _measured(self, item: ShardItem) -> Done:
         mask, own = ref_of(item), msgspec.convert(item.own, OfMask)
         image = _image_of(item, own)
         fields = Items(masks=[mask], image_of={}, root=Path(self._common.root))
@@ -246,7 +246,7 @@ def _fields(
     )
 
 
-def _kept(item: Item, content: bytes, fields: Fields) -> OneMask:
+def _kept(item: ShardItem, content: bytes, fields: Fields) -> OneMask:
     image = _image_of(item, msgspec.convert(item.own, OfMask))
     return kept(
         content,
@@ -257,7 +257,7 @@ def _kept(item: Item, content: bytes, fields: Fields) -> OneMask:
     )
 
 
-def _image_of(item: Item, own: OfMask) -> ImageRef | None:
+def _image_of(item: ShardItem, own: OfMask) -> ImageRef | None:
     return ImageRef(path=Path(item.also[0][0]), plane=own.image_plane) if item.also else None
 
 
@@ -287,9 +287,9 @@ def fields_of(request: MeasureRequest, settings: MeasureSettings) -> Fields:
     return open_fields(request.masks, out, settings, images=request.images or None, base=_BASE)
 
 
-def items_of(fields: Fields) -> Iterator[Item]:
+def items_of(fields: Fields) -> Iterator[ShardItem]:
     """Yield the masks as the list has them."""
-    sizes = Sizes()
+    sizes = ImageSizes()
     planes = Counter(mask.path for mask in fields.items.masks)
     for number, mask in enumerate(fields.items.masks):
         size, pixels = sizes.of(mask.path, planes[mask.path], is_wanted=True)
@@ -298,7 +298,7 @@ def items_of(fields: Fields) -> Iterator[Item]:
         own = OfMask(None if image is None else image.plane, fields.pixel_of[mask])
         beside = instances_there(mask.path)
         read = [mask.path, *([image.path] if image else []), *([beside] if beside else [])]
-        yield Item(
+        yield ShardItem(
             number, str(mask.path), mask.plane, "", size, pixels, also=also,
             own=msgspec.to_builtins(own), states=states_of(read),
         )  # fmt: skip
@@ -351,7 +351,7 @@ def result_of(run: Run) -> Measurement | None:
     return found
 
 
-def forecast(request: MeasureRequest) -> Forecast:
+def forecast(request: MeasureRequest) -> ShardForecast:
     """Measure a few masks, and reckon what all of them take.
 
     Raises: InputError without masks, or where none of those tried can be measured.
@@ -378,7 +378,7 @@ def forecast(request: MeasureRequest) -> Forecast:
 
 
 def _tried(
-    fields: Fields, items: list[Item], settings: MeasureSettings, places: list[int]
+    fields: Fields, items: list[ShardItem], settings: MeasureSettings, places: list[int]
 ) -> tuple[float, dict[int, OneMask]]:
     """Return the seconds of those that can be measured, and what each gave, by its place."""
     study = Study(settings, settings.standard) if settings.standard is not None else None

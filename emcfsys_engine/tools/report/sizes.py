@@ -41,7 +41,7 @@ _SCALE = np.array(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class ObjectSizes:
     """Sizes of one kind of objects. Shapes: one number an object, twice."""
 
     name: str
@@ -71,7 +71,7 @@ def small_map(name: str, grains: np.ndarray, size_of: np.ndarray) -> SizeMap:
     return SizeMap(name=name, size_HW=sizes.astype(np.float32))
 
 
-def distribution_charts(found: Sequence[Sizes]) -> str:
+def distribution_charts(found: Sequence[ObjectSizes]) -> str:
     """Return figures of the cumulative and the density distribution of each kind of objects."""
     figures = [figure_of(chart) for chart in _charts_of(found)]
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
@@ -85,7 +85,7 @@ def size_charts(folder: Path) -> list[Chart]:
     return _charts_of(_sizes_in(folder))
 
 
-def _charts_of(found: Sequence[Sizes]) -> list[Chart]:
+def _charts_of(found: Sequence[ObjectSizes]) -> list[Chart]:
     return [draw(one) for one in found if one.size.size for draw in (_cumulative, _density)]
 
 
@@ -160,10 +160,10 @@ def numbers_section(folder: Path) -> str:
     return section("Sizes", tables, charts, pictures)
 
 
-def sizes_of_counts(counted: Sequence[CountedSizes]) -> list[Sizes]:
+def sizes_of_counts(counted: Sequence[CountedSizes]) -> list[ObjectSizes]:
     """Return diameters of whole objects that were counted in narrow steps."""
     return [
-        Sizes(
+        ObjectSizes(
             name=one.name,
             size=one.size,
             weight=one.count,
@@ -174,13 +174,13 @@ def sizes_of_counts(counted: Sequence[CountedSizes]) -> list[Sizes]:
     ]
 
 
-def _sizes_in(folder: Path) -> list[Sizes]:
+def _sizes_in(folder: Path) -> list[ObjectSizes]:
     if (folder / PARTS_FILE).is_file():
         return sizes_of_counts(summary_and_sizes(folder)[1])
     return _read_sizes(folder / _OBJECTS)
 
 
-def _read_sizes(file: Path) -> list[Sizes]:
+def _read_sizes(file: Path) -> list[ObjectSizes]:
     """Return the diameters of whole objects, class by class."""
     rows = _rows_of(file)
     column = next((name for name in rows[0] if name.startswith(_DIAMETER)), None) if rows else ""
@@ -195,7 +195,7 @@ def _read_sizes(file: Path) -> list[Sizes]:
         what = "is no table of objects as measure writes it"
         raise InputError(file, what, "Name a folder that measure wrote") from None
     return [
-        Sizes(
+        ObjectSizes(
             name=name,
             size=np.array(sizes),
             weight=np.ones(len(sizes)),
@@ -224,7 +224,7 @@ def _rows_of(file: Path) -> list[dict[str, str]]:
         raise InputError(file, what, "Name a folder that measure wrote, as CSV") from None
 
 
-def _cumulative(one: Sizes) -> Chart:
+def _cumulative(one: ObjectSizes) -> Chart:
     order = np.argsort(one.size)
     sizes = one.size[order]
     curves: list[Curve] = []
@@ -243,7 +243,7 @@ def _cumulative(one: Sizes) -> Chart:
     )
 
 
-def _density(one: Sizes) -> Chart:
+def _density(one: ObjectSizes) -> Chart:
     num = one.size.size if one.num_objects is None else one.num_objects
     bars = min(_MOST_BARS, max(5, math.ceil(2 * num ** (1 / 3))))  # Rice's rule
     curves: list[Curve] = []

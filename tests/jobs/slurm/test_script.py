@@ -6,7 +6,7 @@ import pytest
 
 from emcfsys_engine.errors import QueueError, SlurmError
 from emcfsys_engine.jobs.job import Cluster, Kind
-from emcfsys_engine.jobs.machine import Wanted
+from emcfsys_engine.jobs.machine import WantedCompute
 from emcfsys_engine.jobs.slurm import client
 from emcfsys_engine.jobs.slurm.script import settle_order
 from emcfsys_engine.project_tables import Compute
@@ -36,7 +36,7 @@ def test_only_a_training_takes_the_several_nodes_of_its_project(
     monkeypatch.setattr(client, "find_cluster", lambda _: Cluster(bin="/usr/bin"))
     monkeypatch.setattr(client, "partitions", away)
     compute = Compute(executor="slurm", nodes=3)
-    _, order = settle_order(Wanted(kind=kind, gpus=0), compute, Config())
+    _, order = settle_order(WantedCompute(kind=kind, gpus=0), compute, Config())
     assert order.nodes == nodes
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from emcfsys_engine.images import rows, writers
 from emcfsys_engine.learn.inference import bands
-from emcfsys_engine.learn.inference.bands import Wanted, sent
+from emcfsys_engine.learn.inference.bands import WantedMaps, sent
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.run.events import ImageDone, WarningGiven
@@ -191,7 +191,7 @@ def test_memory_does_not_grow_with_the_height_of_an_image(model_file: Path, tmp_
 def test_a_pixel_is_of_the_first_class_with_the_largest_share(classes: int) -> None:
     logits = torch.randint(0, 4, (classes, 20, 30)).float()
     values = torch.arange(classes).flip(0).to(torch.uint8)
-    band = sent(0, logits, values, 15, Wanted()).band()
+    band = sent(0, logits, values, 15, WantedMaps()).band()
     expected = logits.numpy().argmax(0)
     expected[15:] = 0  # an info bar, whose pixels are counted for no class
     assert np.array_equal(band.mask, values.numpy()[expected])

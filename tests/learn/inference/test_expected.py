@@ -17,7 +17,7 @@ from emcfsys_engine.learn.inference.expected import (
     share,
     signals,
 )
-from emcfsys_engine.learn.training.trust import Row, fitted
+from emcfsys_engine.learn.training.trust import TrustRow, fitted
 from emcfsys_engine.model_card import Trust
 from tests.learn.training.test_trust import empty_trust, rows
 
@@ -56,7 +56,7 @@ def fair_trust() -> Trust:
     """Return what expects of an image about what its probabilities say."""
     rng = np.random.default_rng(0)
     shown = [
-        Row(
+        TrustRow(
             image=image,
             kind=kind,
             signals=signals(evidence(iou)[0]) + rng.normal(0, 0.05, 3 + 3 + 2 + AXES),

@@ -26,7 +26,7 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone, RunFin
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shard_lines import Progress
+from emcfsys_engine.run.shard_lines import ShardProgress
 from emcfsys_engine.run.shards import Shards
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import TINY, TINY_CARD, run_here
@@ -219,7 +219,7 @@ def test_small_images_beside_a_mosaic_are_predicted_whole(tmp_path: Path, model:
     assert progress_of(run) == 6  # a job that Slurm puts back got on by each of them
     (region, *_) = (event for event in run.events() if isinstance(event, RegionDone))
     assert line_of(region).startswith("region ") and line_of(region).endswith("b.ome.zarr")
-    assert Progress(run).text() == "4 of 4 tasks done, 5 of 5 images and regions"
+    assert ShardProgress(run).text() == "4 of 4 tasks done, 5 of 5 images and regions"
     ends = [event for event in run.events() if isinstance(event, RunFinished)]
     assert (ends[-1].done, ends[-1].failed) == (2, 0)
     assert mask_in(tmp_path / "out", "a.ome.zarr").shape == (100, 120)

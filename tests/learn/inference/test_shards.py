@@ -24,7 +24,7 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFailed, RunFini
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shard_lines import Became, Finished, Lines, Told, Trying
+from emcfsys_engine.run.shard_lines import Finished, Lines, ShardBecame, TaskTold, Trying
 from emcfsys_engine.run.shards import MOST_TRIES, Shards, unfinished
 from emcfsys_engine.shards import runner
 from emcfsys_engine.shards.task import Task, do_shards
@@ -150,7 +150,7 @@ def _became(run: Run) -> dict[int, ImageDone | ImageFailed]:
     shards = Shards(run)
     header = shards.header()
     assert header is not None
-    every = [Told(shards.lines_file(number)).became for number in range(len(header.shards))]
+    every = [TaskTold(shards.lines_file(number)).became for number in range(len(header.shards))]
     return {n: event for one in every for n, event in one.items()}
 
 
@@ -355,7 +355,7 @@ def test_a_finished_shard_is_not_begun_again(images: Path, model_file: Path, her
     lines = Lines(shards.lines_file(0))
     for item in shards.items(header.shards[0]):
         event = ImageFailed(image=item.image, reason="as a test wants it")
-        lines.write(Became(number=item.number, event=event))
+        lines.write(ShardBecame(number=item.number, event=event))
     lines.write(Finished())
     lines.close()
     assert Task(work_of(run), header, lambda: None).do(0, 0.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emcfsys_engine.learn.inference.tiles import (
     LOCAL_GROWTH,
-    Rows,
+    ImageRows,
     Tiles,
     bands_of,
     logit_bands,
@@ -104,7 +104,7 @@ def test_images_that_share_batches_come_in_order_each_with_its_own_output(
         return _pointwise(tiles)
 
     rows = [
-        (n, Rows(lambda ranges, _, n=n: (images[n][:, a:b] for a, b in ranges), size))
+        (n, ImageRows(lambda ranges, _, n=n: (images[n][:, a:b] for a, b in ranges), size))
         for n, size in enumerate(sizes)
     ]
     tiles = Tiles(px=px, batch=batch, step_px=step_px)
@@ -200,7 +200,7 @@ def test_a_part_is_what_the_whole_image_has_there(
             yield image[:, first:last, slice(*columns)]
 
     def made(part: Region | None) -> torch.Tensor:
-        rows = [(0, Rows(read, (height, width), part))]
+        rows = [(0, ImageRows(read, (height, width), part))]
         tiles = Tiles(px=tile, batch=batch)
         found = list(bands_of(network, rows, tiles, overlap=overlap, tta=tta, is_alone=True))
         assert [one.is_last for one in found] == [False] * (len(found) - 1) + [True]

@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
-from emcfsys_engine.learn.training.dataset import Item
+from emcfsys_engine.learn.training.dataset import TrainingItem
 
 
-class Items(list[Item]):
+class Items(list[TrainingItem]):
     """Items that need no files."""
 
     project = SimpleNamespace(data=[SimpleNamespace(weight=1.0)])

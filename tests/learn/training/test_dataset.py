@@ -15,8 +15,8 @@ from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.launch.start import Place
 from emcfsys_engine.learn.training.dataset import (
     Dataset,
-    Item,
     PatchSampler,
+    TrainingItem,
     _cut,
     load_item,
     resampled,
@@ -26,9 +26,9 @@ from emcfsys_engine.project import load_project
 from tests.learn.training.items import Items
 
 
-def make_item(labels: np.ndarray, pixel_nm: tuple[float, float] | None) -> Item:
+def make_item(labels: np.ndarray, pixel_nm: tuple[float, float] | None) -> TrainingItem:
     image = labels[..., None].astype(np.float32)
-    return Item(pixels=image, labels=labels, pixel_nm=pixel_nm, raw_mean=0, raw_deviation=1)
+    return TrainingItem(pixels=image, labels=labels, pixel_nm=pixel_nm, raw_mean=0, raw_deviation=1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -105,7 +105,9 @@ def test_a_crop_is_a_plain_copy_mirrored_where_it_leaves_the_image(
 ) -> None:
     rng = np.random.default_rng(seed)
     pixels, labels = (rng.integers(0, 255, size, np.uint8) for _ in range(2))
-    item = Item(pixels=pixels[..., None], labels=labels, pixel_nm=None, raw_mean=0, raw_deviation=1)
+    item = TrainingItem(
+        pixels=pixels[..., None], labels=labels, pixel_nm=None, raw_mean=0, raw_deviation=1
+    )
     rows, columns = (
         np.arange(crop_px) + min(at, side - 1) for at, side in zip(start, size, strict=True)
     )

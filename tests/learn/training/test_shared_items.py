@@ -13,7 +13,7 @@ from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.launch.start import Place
 from emcfsys_engine.learn.training import dataset as dataset_module
 from emcfsys_engine.learn.training import storage
-from emcfsys_engine.learn.training.dataset import Dataset, Item
+from emcfsys_engine.learn.training.dataset import Dataset, TrainingItem
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.shared_items import read_together
 from emcfsys_engine.project import load_project
@@ -78,9 +78,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images, as they are read."""
     names: list[str] = []
-    real: Callable[..., Item] = dataset_module.load_item
+    real: Callable[..., TrainingItem] = dataset_module.load_item
 
-    def load(sample: object, *arguments: object) -> Item:
+    def load(sample: object, *arguments: object) -> TrainingItem:
         names.append(getattr(sample, "name", ""))
         return real(sample, *arguments)
 

@@ -15,7 +15,7 @@ from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.pixels_on_device import AS_THEY_ARE, statistics_to_use
 from emcfsys_engine.learn.training import dataset as dataset_module
 from emcfsys_engine.learn.training.batches import Batches
-from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
+from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, TrainingItem
 from emcfsys_engine.learn.training.storage import Spool
 from emcfsys_engine.project import load_project
 from tests.learn.pretend_gpu import pretended_gpu
@@ -32,7 +32,7 @@ def _sampler(kind: str, seed: int = 0, channels: int = 1) -> PatchSampler:
         pixels = rng.integers(0, 200, (height, width, channels)).astype(kind)
         found = statistics_to_use(Normaliser().per_channel(pixels))
         items.append(
-            Item(
+            TrainingItem(
                 pixels=pixels,
                 labels=rng.integers(0, 3, (height, width), np.uint8),
                 pixel_nm=None,

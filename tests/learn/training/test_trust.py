@@ -16,13 +16,13 @@ from emcfsys_engine.learn.inference.bands import Prediction
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training import trust as trust_room
-from emcfsys_engine.learn.training.dataset import Dataset, Item
+from emcfsys_engine.learn.training.dataset import Dataset, TrainingItem
 from emcfsys_engine.learn.training.degradations import DEGRADATIONS
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.start import datasets_of
 from emcfsys_engine.learn.training.trust import (
     CannotTell,
-    Row,
+    TrustRow,
     _affordable,
     _order,
     _shown,
@@ -136,10 +136,11 @@ def test_where_time_is_short_fewer_and_smaller_images_are_shown_and_all_kinds_of
 
 
 def test_of_few_large_images_corners_are_shown_beside_the_middle() -> None:
-    def item(side: int) -> Item:
+    def item(side: int) -> TrainingItem:
         labels = np.arange(side * side).reshape(side, side)
         return cast(
-            Item, SimpleNamespace(pixels=np.zeros((side, side, 1), np.float32), labels=labels)
+            TrainingItem,
+            SimpleNamespace(pixels=np.zeros((side, side, 1), np.float32), labels=labels),
         )
 
     val = cast(Dataset, [item(44), item(64), item(24)])
@@ -160,7 +161,7 @@ def test_one_validation_image_is_too_few_and_it_is_said(project_folder: Path) ->
     assert "cannot tell how good its masks are" in line_of(event)
 
 
-def rows(num_images: int = 4) -> list[Row]:
+def rows(num_images: int = 4) -> list[TrustRow]:
     """Return trials whose first signal tells their IoU."""
     rng = np.random.default_rng(0)
     made = []
@@ -169,7 +170,7 @@ def rows(num_images: int = 4) -> list[Row]:
             place = np.log(iou / (1 - iou))
             signals = np.array([place, *rng.normal(0, 0.1, 7), *rng.normal(0, 0.01, AXES)])
             made.append(
-                Row(image=image, kind=kind, signals=signals, ious=np.array([iou, iou, np.nan]))
+                TrustRow(image=image, kind=kind, signals=signals, ious=np.array([iou, iou, np.nan]))
             )
     return made
 

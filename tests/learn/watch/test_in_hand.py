@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.hotfolder.ledger import read_ledger
-from emcfsys_engine.hotfolder.scan import Seen
+from emcfsys_engine.hotfolder.scan import FoundFile
 from emcfsys_engine.learn.watch.in_hand import FILE, InHand
 from emcfsys_engine.run.events import WarningGiven
 from emcfsys_engine.run.shards import MOST_TRIES
@@ -29,8 +29,8 @@ raise SystemExit(worker.main(sys.argv[1:]))
 """
 
 
-def _seen(*paths: str) -> list[Seen]:
-    return [Seen(path=path, size=1, mtime_ns=1) for path in paths]
+def _seen(*paths: str) -> list[FoundFile]:
+    return [FoundFile(path=path, size=1, mtime_ns=1) for path in paths]
 
 
 def _killed_over(folder: Path, *ready: str) -> list[str]:

@@ -13,7 +13,7 @@ from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.run.events import ImageFailed, ItemDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import ConvertRequest, PredictRequest
-from emcfsys_engine.run.shard_lines import Progress
+from emcfsys_engine.run.shard_lines import ShardProgress
 from emcfsys_engine.run.shards import Shards
 from emcfsys_engine.shards.task import do_shards
 from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
@@ -272,8 +272,8 @@ def test_progress_counts_files_and_a_run_of_another_command_is_refused(tmp_path:
     run = run_of(masks_at(tmp_path), tmp_path / "out", "geojson")
     listed(run)
     do_shards(run.folder, 0, lambda: None)
-    assert "1 of 3 tasks done, " in Progress(run).text()
-    assert " of 8 files" in Progress(run).text()
+    assert "1 of 3 tasks done, " in ShardProgress(run).text()
+    assert " of 8 files" in ShardProgress(run).text()
     other = PredictRequest(model="/m", inputs=("/i",), out=str(tmp_path / "p"))
     with pytest.raises(RunFolderError, match="is no conversion"):
         work_of(new_run(tmp_path / "p", other))

@@ -16,7 +16,7 @@ from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.run.events import ImageFailed, ItemDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import MeasureRequest
-from emcfsys_engine.run.shard_lines import Progress
+from emcfsys_engine.run.shard_lines import ShardProgress
 from emcfsys_engine.run.shards import Shards, finished, unfinished
 from emcfsys_engine.shards.task import do_shards
 from emcfsys_engine.tools.measure.in_shards import forecast, result_of, what_was_found
@@ -316,7 +316,7 @@ def test_progress_counts_masks(folder: Path) -> None:
     run = run_of(folder, folder / "out", MeasureSettings())
     listed(run)
     do_shards(run.folder, 0, lambda: None)
-    assert re.match(r"1 of 3 tasks done, \d of 8 masks", Progress(run).text())
+    assert re.match(r"1 of 3 tasks done, \d of 8 masks", ShardProgress(run).text())
 
 
 def test_settings_of_another_version_are_named(folder: Path) -> None:
@@ -350,13 +350,13 @@ def test_what_was_kept_and_is_damaged_is_named_with_the_run_to_remove(
 
 
 def _put_together(run: Run) -> None:
-    from emcfsys_engine.run.shard_lines import Told
+    from emcfsys_engine.run.shard_lines import TaskTold
     from emcfsys_engine.shards.work import Ended, work_of
 
     work, shards = work_of(run), Shards(run)
     header = shards.header()
     assert header is not None
-    told = [Told(shards.lines_file(0))]
+    told = [TaskTold(shards.lines_file(0))]
     work.put_together(Ended(shards, header, told, print, print, lambda: None))
 
 

@@ -15,8 +15,8 @@ from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.measure.standards.results import StandardSettings
 from emcfsys_engine.tools.report.page import write_report
 from emcfsys_engine.tools.report.sizes import (
+    ObjectSizes,
     SizeMap,
-    Sizes,
     distribution_charts,
     map_files,
     numbers_section,
@@ -27,8 +27,8 @@ from tests.tools.drawn_masks import save_mask
 WALLS = {"wall": 0, "<b>\x1b[31m": 1}
 
 
-def sizes(*values: float) -> Sizes:
-    return Sizes(name="<b>\x1b", size=np.array(values), weight=np.ones(len(values)))
+def sizes(*values: float) -> ObjectSizes:
+    return ObjectSizes(name="<b>\x1b", size=np.array(values), weight=np.ones(len(values)))
 
 
 @pytest.mark.parametrize("values", [(5.0,), (5.0, 5.0), (1e-3, 1e9), tuple(range(1, 3000))])

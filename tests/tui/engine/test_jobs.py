@@ -10,8 +10,8 @@ from emcfsys_engine.jobs.store import move
 from emcfsys_engine.run.events import EventWriter, ImageDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shard_lines import Became, Lines
-from emcfsys_engine.run.shards import Item, Shards
+from emcfsys_engine.run.shard_lines import Lines, ShardBecame
+from emcfsys_engine.run.shards import ShardItem, Shards
 from emcfsys_tui.engine.jobs import MaskReader, QueueReader, ask_job, move_job, ordered
 from tests.images.mosaic_made import do, made_mosaic
 from tests.tui.conftest import made_run
@@ -44,7 +44,7 @@ def test_a_running_job_in_shards_tells_the_progress_of_all_its_tasks(
 ) -> None:
     made = new_run(tmp_path, PredictRequest(model="/m", inputs=("/in",), out="/out", shards=2))
     shards = Shards(made)
-    items = [Item(n, f"/in/{n}.tif", None, f"/out/{n}.png", 9, n + 1) for n in range(5)]
+    items = [ShardItem(n, f"/in/{n}.tif", None, f"/out/{n}.png", 9, n + 1) for n in range(5)]
     shards.write(items, 2)
     reader = QueueReader()
     with Queue.open() as queue:
@@ -58,7 +58,7 @@ def test_a_running_job_in_shards_tells_the_progress_of_all_its_tasks(
         assert row.progress == f"0 of 2 tasks done, {done} of 5 images"
         lines = Lines(shards.lines_file(0))
         event = ImageDone(image=f"/in/{done}.tif", mask="m", seconds=1.0)
-        lines.write(Became(number=done, event=event))
+        lines.write(ShardBecame(number=done, event=event))
         lines.close()
 
 

@@ -41,8 +41,8 @@ from emcfsys_engine.tools.measure.standards.results import (
 from emcfsys_engine.tools.measure.tables import write_table
 from emcfsys_engine.tools.report.charts import escaped, page, section, table
 from emcfsys_engine.tools.report.sizes import (
+    ObjectSizes,
     SizeMap,
-    Sizes,
     distribution_charts,
     map_files,
     map_pictures,
@@ -218,9 +218,9 @@ class Study:
             files.append(write_own(book.out / f"grain-map-{number}.png", content, book))
         return files
 
-    def _sizes(self) -> list[Sizes]:
+    def _sizes(self) -> list[ObjectSizes]:
         found = [
-            Sizes(
+            ObjectSizes(
                 name=name,
                 size=np.concatenate(mine.sizes["equivalent_diameter"]),
                 weight=np.concatenate(mine.weights),
@@ -229,7 +229,7 @@ class Study:
         ]
         if self.grains:
             sizes, weights = (np.concatenate(parts) for parts in zip(*self.grains, strict=True))
-            found.append(Sizes(name="grains", size=sizes, weight=weights))
+            found.append(ObjectSizes(name="grains", size=sizes, weight=weights))
         return found
 
     def _warnings(self, report: StandardReport) -> list[str]:
