@@ -18,6 +18,7 @@ from emcfsys_engine.images.rows import PlaneRows, rows_from
 
 Result = TypeVar("Result")
 _MOST_OBJECTS = 10_000
+_DEEPEST = 64  # groups within groups: each is found from the first, so thousands take minutes
 _LARGEST_COLOURS = 4
 
 
@@ -183,9 +184,12 @@ def _signals(path: Path, file: h5py.File) -> list[_Signal]:
     arrays: list[h5py.Dataset] = []
     seen = 0
 
-    def visit(_name: str, item: object) -> bool | None:
+    def visit(name: str, item: object) -> bool | None:
         nonlocal seen
         seen += 1
+        if name.count("/") > _DEEPEST:
+            what = f"is an HDF5 file of groups nested more than {_DEEPEST} deep"
+            raise ImageError(path, what, "Export the image itself")
         if isinstance(item, h5py.Group) and int(item.attrs.get("emd_group_type", 0)) == 1:
             groups.append(item)
         elif isinstance(item, h5py.Dataset) and item.ndim >= 2 and min(item.shape) > 0:

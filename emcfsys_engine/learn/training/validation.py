@@ -271,7 +271,7 @@ class Validator:
         if index >= _MOST_DRAWN or not self._setup.ranks.is_first:
             return
         name, item = self._setup.val.samples[index].name, self._setup.val[index]
-        file = self._setup.run.previews_folder / preview_name(step, name)
+        file = self._setup.run.previews_folder / preview_name(step, index + 1, name)
         predicted = predicted_HW.to(torch.uint8).cpu().numpy()
         try:
             write_preview(file, item.image, item.labels, predicted, self._setup.card)
@@ -346,10 +346,13 @@ _LONGEST_PX = 256
 _ERROR = (220, 50, 47)
 
 
-def preview_name(step: int, image: str) -> str:
-    """Return a preview's file name: what is not a plain letter in an image's name is dropped."""
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in image)[-80:]
-    return f"step-{step:07d}-{plain}.png"
+def preview_name(step: int, number: int, image: str) -> str:
+    """Return a preview's file name: what is not a plain letter in an image's name is dropped.
+
+    `number`: the image's own, as names may differ in nothing else.
+    """
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in image)[-50:]
+    return f"step-{step:07d}-{number}-{plain}.png"
 
 
 def write_preview(

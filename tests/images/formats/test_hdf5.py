@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import probe, read_micrograph
 
@@ -39,3 +40,15 @@ def test_a_last_axis_of_one_is_one_channel(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["d"] = np.arange(48 * 64, dtype="u2").reshape(48, 64, 1)
     assert read_micrograph(tmp_path / "a.h5").pixels.shape == (48, 64)
+
+
+def test_groups_in_groups_without_end_are_refused_before_they_are_gone_through(
+    tmp_path: Path,
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group: h5py.Group = file
+        for _ in range(300):
+            group = group.create_group("g")
+        group["image"] = np.zeros((48, 64), np.uint8)
+    with pytest.raises(ImageError, match=r"nested more than 64 deep. Export the image itself"):
+        read_micrograph(tmp_path / "a.h5")

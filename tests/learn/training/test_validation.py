@@ -71,11 +71,15 @@ CARD = ModelCard(
 
 
 def test_a_name_leads_nowhere_and_keeps_its_end() -> None:
-    name = preview_name(20, "../a b/\x1b" + "c" * 200 + ".png")
-    assert name.startswith("step-0000020-")
+    name = preview_name(20, 1, "../a b/\x1b" + "c" * 200 + ".png")
+    assert name.startswith("step-0000020-1-")
     assert "/" not in name
     assert "\x1b" not in name
-    assert len(name) < 110
+    assert len(preview_name(20, 1, "\N{CJK UNIFIED IDEOGRAPH-20000}" * 200).encode()) < 255
+
+
+def test_two_images_never_share_a_preview() -> None:
+    assert preview_name(20, 1, "a b.png") != preview_name(20, 2, "a_b.png")
 
 
 def test_wrong_pixels_are_red_and_unlabelled_ones_are_not(tmp_path: Path) -> None:
