@@ -2,6 +2,8 @@
 
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,11 @@ from tests.thorough import tries
 # in every process that a test starts; what a person set stays.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A test that names no state folder must not reach the queue and models of whoever runs it.
+_OWN_STATE = tempfile.mkdtemp(prefix="emcfsys-tests-")
+os.environ["XDG_STATE_HOME"] = _OWN_STATE
+os.environ.pop("EMCFSYS_HOME", None)
 
 # A busy machine must not fail a law: a test's own limit is pytest's timeout.
 settings.register_profile("house", deadline=None)
@@ -30,6 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long") or item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.timeout(_LONG_S))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_OWN_STATE, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
