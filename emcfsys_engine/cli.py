@@ -117,8 +117,10 @@ def main() -> None:
         _end(f"{place}{error.strerror or error}", InputError.exit_code if place else 1)
     except ImportError as error:
         _end(why_no_import(error), 1)
-    except (MemoryError, RecursionError) as error:
-        _end(f"{type(error).__name__}: the input is too large or nested too deep", 1)
+    except MemoryError:
+        _end("no memory is left for this. End what else runs here, or give it smaller images", 1)
+    except RecursionError:
+        _end("a file of the input is nested too deep", 1)
 
 
 _closed: list[int] = []  # standard streams that this process began without

@@ -177,11 +177,14 @@ class Diagnosis:
     remedy: str = ""
 
 
+_DIRECTION_MARKS = (0x61C, 0x200E, 0x200F)
+
+
 def printable(text: str) -> str:
     r"""Return text with every control character escaped (\x1b, \n …), safe for a terminal.
 
     File names, labels and logs come from outside: an ANSI escape in them must not reach the screen.
-    Bidirectional overrides and lone surrogates are escaped as well.
+    Marks that turn the direction of writing, and lone surrogates, are escaped as well.
     """
     return "".join(_escaped(character) for character in text)
 
@@ -189,7 +192,7 @@ def printable(text: str) -> str:
 def _escaped(character: str) -> str:
     code = ord(character)
     is_control = code < 0x20 or 0x7F <= code < 0xA0
-    is_bidi = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+    is_bidi = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or code in _DIRECTION_MARKS
     if is_control or is_bidi or 0xD800 <= code <= 0xDFFF or code in (0x2028, 0x2029):
         return character.encode("unicode_escape", "surrogatepass").decode("ascii")
     return character

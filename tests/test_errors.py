@@ -31,6 +31,7 @@ def test_an_error_says_where_what_and_the_remedy_each_ended_by_one_full_stop() -
 
 def test_names_with_escapes_are_shown_and_do_nothing() -> None:
     assert "\x1b" not in str(InputError("\x1b[2J.tif", "is \u202e no image\n"))
+    assert printable("a\u200f\u202e\u2066\u061cb") == r"a\u200f\u202e\u2066\u061cb"
     assert "\\x1b[2J.tif" in str(InputError("\x1b[2J.tif", "is no image"))
 
 
