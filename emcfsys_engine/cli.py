@@ -164,7 +164,7 @@ def _end_usage(error: click.ClickException) -> None:
     context = getattr(error, "ctx", None)
     if context is not None:
         say_lines(f"{context.get_usage()}\nTry '{context.command_path} --help'.", err=True)
-    say(f"Error: {error.format_message()}", err=True)
+    say(f"Error: {' '.join(error.format_message().split())}", err=True)
     _leave(2)
 
 

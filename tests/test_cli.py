@@ -36,6 +36,7 @@ def test_the_table_of_commands_has_a_line_for_each() -> None:
         (["inspect", "nowhere.tif"], 2, "nowhere.tif"),
         (["train"], 2, "Name a project"),
         (["check", "--no-such-option", "."], 2, "No such option"),
+        (["export", "m.safetensors"], 2, "Choose from: onnx, torchscript, bioimageio\n"),
     ],
 )
 def test_what_goes_wrong_is_short_and_has_its_code(
