@@ -81,10 +81,8 @@ def remove(group: str, book: OutputBook) -> None:
     for ending in (".json", ".csv"):
         versions = place.parent.glob(f"{glob.escape(place.name)}.v*{ending}")
         for file in (place.with_name(place.name + ending), *versions):
-            if _VERSION.fullmatch(file.name.removeprefix(place.name)) and book.has_now(
-                file, of_image=False
-            ):
-                file.unlink()
+            if _VERSION.fullmatch(file.name.removeprefix(place.name)):
+                book.remove(file, of_image=False)
 
 
 def _is_told(file: Path, content: bytes) -> bool:

@@ -8,7 +8,6 @@ it. A line is written before its file has its name, so that a kill leaves no fil
 import errno
 import fcntl
 import os
-import shutil
 import threading
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,13 @@ from emcfsys_engine.files import next_lines, open_own, reading_own
 from emcfsys_engine.images.copied_folders import is_elsewhere
 from emcfsys_engine.images.origins import Maker, Origin, Origins
 from emcfsys_engine.images.output_names import MASK_SUFFIXES, Stems, instances_of, stems_for
-from emcfsys_engine.images.own_files import Contents, digest_of_output, identity_of, is_content
+from emcfsys_engine.images.own_files import (
+    Contents,
+    digest_of_output,
+    identity_of,
+    is_content,
+    remove_ours,
+)
 
 FOLDER = ".emcfsys"
 _LINES_AT_ONCE = 10_000  # of a book, written together
@@ -130,7 +135,9 @@ class OutputBook:
         made_of = digests.get(digest_of_output(place))
         return made_of is not None and (not content or content in made_of)
 
-    def has_now(self, place: Path, *, of_image: bool, lies_at: Path | None = None) -> bool:
+    def has_now(
+        self, place: Path, *, of_image: bool | None = None, lies_at: Path | None = None
+    ) -> bool:
         """Tell the same of a file that another process may have written a moment ago.
 
         `of_image`: as a prediction, or else as another command: neither replaces the other's.
@@ -140,7 +147,7 @@ class OutputBook:
         if digest not in self._digests.get(file, {}):
             self.refresh()
         is_ours = digest in self._digests.get(file, {})
-        return is_ours and self._origins.is_of_image(file, digest) == of_image
+        return is_ours and of_image in (None, self._origins.is_of_image(file, digest))
 
     def made_of(self, place: Path) -> str:
         """Return of which image a file was made that is as this program wrote it: its digest.
@@ -203,16 +210,13 @@ class OutputBook:
             for file, content in contents
             if len(content) == len(wanted.content) and content != wanted.content
         ]
-        gone: list[Path] = []
-        kept = [file for file in files if os.path.lexists(file) and not self.has(file)]
-        for file in sorted(set(files) - set(kept)):
-            if file.is_dir():
-                shutil.rmtree(file)
-                gone.append(file)
-            elif os.path.lexists(file):
-                file.unlink()
-                gone.append(file)
-        return gone, kept
+        there = sorted(file for file in set(files) if os.path.lexists(file))
+        gone = [file for file in there if self.remove(file)]
+        return gone, [file for file in there if file not in gone and os.path.lexists(file)]
+
+    def remove(self, place: Path, *, of_image: bool | None = None) -> bool:
+        """Remove a file, or folder, that `has_now`; tell whether it is gone. Raises: OSError."""
+        return remove_ours(place, lambda at: self.has_now(place, of_image=of_image, lies_at=at))
 
     def is_made_of(self, place: Path, image: Path, content: str) -> bool:
         """Tell whether the newest file of this name was made of an image that is as it was.

@@ -137,20 +137,28 @@ def put_over(temporary: Path, place: Path, is_ours: Callable[[Path], bool]) -> N
     Raises: FileExistsError where something lies that is not ours; OSError.
     """
     aside = temporary.with_suffix(".old")
-    if not (is_ours(place) and _renamed(place, aside)):
+    if not _is_taken(place, aside, is_ours):
         put(temporary, place, may_replace=False)
         return
     try:
-        if not is_ours(aside):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
         put(temporary, place, may_replace=False)
-    except BaseException:  # also Ctrl+C: nobody knows yet whose it is
-        try:
-            put(aside, place, may_replace=False)
-        except FileExistsError:  # saved anew: that counts
-            remove(aside)
+    except BaseException:
+        _put_back(aside, place)
         raise
     remove(aside)
+
+
+def remove_ours(place: Path, is_ours: Callable[[Path], bool]) -> bool:
+    """Remove a file, or folder, that is ours, whoever saves there now; tell whether it is gone.
+
+    What lies there is taken aside before it is looked at for the last time, as in `put_over`.
+    Raises: OSError.
+    """
+    aside = temporary_of(place).with_suffix(".old")
+    is_taken = _is_taken(place, aside, is_ours)
+    if is_taken:
+        remove(aside)
+    return is_taken
 
 
 def remove(place: Path) -> None:
@@ -162,6 +170,26 @@ def remove(place: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
     else:
         place.unlink(missing_ok=True)
+
+
+def _is_taken(place: Path, aside: Path, is_ours: Callable[[Path], bool]) -> bool:
+    """Take what is ours aside; what is not, or not any more, stays or comes back."""
+    if not (is_ours(place) and _renamed(place, aside)):
+        return False
+    is_ours_still = False
+    try:
+        is_ours_still = is_ours(aside)
+    finally:  # also at Ctrl+C: nobody knows then whose it is
+        if not is_ours_still:
+            _put_back(aside, place)
+    return is_ours_still
+
+
+def _put_back(aside: Path, place: Path) -> None:
+    try:
+        put(aside, place, may_replace=False)
+    except FileExistsError:  # saved anew: that counts
+        remove(aside)
 
 
 def _renamed(file: Path, to: Path) -> bool:

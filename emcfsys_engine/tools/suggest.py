@@ -69,9 +69,8 @@ def remove_last(out: Path) -> None:
     """
     book = opened_book(out)
     for folder, _, names in os.walk(out):
-        for place in (Path(folder, name) for name in names):
-            if book.has(place):
-                place.unlink(missing_ok=True)
+        for name in names:
+            book.remove(Path(folder, name))
     for folder in book.file.parent.glob("run-*"):
         run = Run(folder)
         if is_run(folder) and not run.is_alive() and not_of_run(run) is None:

@@ -20,6 +20,7 @@ from emcfsys_engine.images.own_files import (
     is_content,
     is_other_file,
     put_over,
+    remove_ours,
     write_new,
 )
 
@@ -275,6 +276,22 @@ def test_what_is_saved_between_the_last_look_and_the_renaming_is_kept(
         put_over(temporary, place, is_ours)
     assert place.read_text() == "a person's"
     assert {file.name for file in tmp_path.iterdir()} == {"a.json", ".a.json.tmp"}
+    place.write_text("ours")
+    looks.clear()
+    remove_ours(place, is_ours)
+    assert place.read_text() == "a person's"
+    assert {file.name for file in tmp_path.iterdir()} == {"a.json", ".a.json.tmp"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_what_is_ours_is_removed_whole(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "a.zarr"
+    if kind != "nothing":
+        inner = place / "0" if kind == "folder" else place
+        inner.parent.mkdir(exist_ok=True)
+        inner.write_text("ours")
+    assert remove_ours(place, lambda there: there.exists()) == (kind != "nothing")
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_at_the_last_look_takes_nothing_away(tmp_path: Path) -> None:
@@ -289,6 +306,8 @@ def test_ctrl_c_at_the_last_look_takes_nothing_away(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         put_over(temporary, place, is_ours)
+    with pytest.raises(KeyboardInterrupt):
+        remove_ours(place, is_ours)
     assert place.read_text() == "a person's"
     assert not (tmp_path / ".a.json.old").exists()
 

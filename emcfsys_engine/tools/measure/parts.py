@@ -127,9 +127,8 @@ class PartsWriter:
     def _remove(self, names: Sequence[str]) -> None:
         """Remove parts that are as we wrote them; a list that was changed leads nowhere else."""
         for name in names:
-            place = self._out / name
-            if _PART.fullmatch(name) and self._book.has_now(place, of_image=False):
-                place.unlink(missing_ok=True)
+            if _PART.fullmatch(name):
+                self._book.remove(self._out / name, of_image=False)
 
 
 def read_parts(out: Path) -> PartsList | None:
