@@ -158,16 +158,24 @@ def _shape(path: Path, roi: roifile.ImagejRoi, name: str, found: Gathering) -> N
 
 
 def _rings(roi: roifile.ImagejRoi) -> tuple[np.ndarray, ...]:
-    """Return a region's rings; roifile's ovals are 0.6 % small, its rounded corners square."""
+    """Return a region's rings.
+
+    roifile's ovals are 0.6 % small, its rounded corners square, its sides whole pixels.
+    """
     word = "" if roi.composite else roi.roitype.name
-    middle = np.array((roi.left + roi.right, roi.top + roi.bottom)) / 2
-    half = np.array((roi.right - roi.left, roi.bottom - roi.top)) / 2
+    corner = np.array((roi.left, roi.top))
+    size = np.array((roi.right, roi.bottom)) - corner
+    if roi.subpixelrect:  # whole numbers are these, cut
+        corner, size = np.array((roi.xd, roi.yd)), np.array((roi.widthd, roi.heightd))
+    half, middle = size / 2, corner + size / 2
     if word == "OVAL":
         return (ellipse_ring((middle[0], middle[1]), (half[0], half[1]), 0.0),)
-    if word == "RECT" and roi.rounded_rect_arc_size > 0:
-        radius = min(roi.rounded_rect_arc_size / 2, *half)
-        corners = ellipse_ring((0.0, 0.0), (radius, radius), 0.0)
-        return (middle + corners + np.where(corners >= 0, 1, -1) * (half - radius),)
+    if word == "RECT":
+        radii = np.minimum(max(0, roi.rounded_rect_arc_size) / 2, half)
+        if not radii.any():
+            return (box_ring(*corner, *(corner + size)),)
+        corners = ellipse_ring((0.0, 0.0), (radii[0], radii[1]), 0.0)
+        return (middle + corners + np.where(corners >= 0, 1, -1) * (half - radii),)
     return tuple(np.asarray(ring, np.float64) for ring in roi.coordinates(multi=True) if len(ring))
 
 

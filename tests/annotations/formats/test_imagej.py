@@ -105,3 +105,15 @@ def test_a_rectangle_of_imagej_with_round_corners_has_them(tmp_path: Path) -> No
     found = drawn(one, (220, 330))
     assert int(found.sum()) == pytest.approx(300 * 180 - (4 - np.pi) * 50**2, rel=1e-3)
     assert (found[22, 12], found[20, 160], found[110, 10], found[199, 160]) == (0, 1, 1, 1)
+
+
+def test_sides_of_imagej_between_pixels_are_not_cut_to_whole_ones(tmp_path: Path) -> None:
+    for word in ("RECT", "OVAL"):
+        roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE[word], name="p", left=10, top=20)
+        roi.right, roi.bottom = 30, 40
+        roi.options = roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION
+        roi.xd, roi.yd, roi.widthd, roi.heightd = 10.75, 20.75, 20.5, 20.25
+        roi.tofile(tmp_path / f"{word}.roi")
+        (one,) = read_annotations(tmp_path / f"{word}.roi")
+        places = np.argwhere(drawn(one, (60, 60)))
+        assert (places.min(axis=0).tolist(), places.max(axis=0).tolist()) == ([21, 11], [40, 30])
