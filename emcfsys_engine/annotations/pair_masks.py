@@ -125,6 +125,10 @@ class Masks:
         used |= set(more.values())
         return pairs, [mask for mask in self.refs if mask not in used]
 
+    def is_of_model(self, mask: ImageRef) -> bool:
+        """Tell whether a mask is as a model made it."""
+        return mask in self.origins and self.origins[mask].is_of_model
+
     def drop(self, mask: ImageRef) -> None:
         """Leave one more out."""
         self.refs.remove(mask)

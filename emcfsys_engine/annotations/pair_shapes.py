@@ -25,6 +25,7 @@ class Pairs:
     without_image: tuple[Place, ...]
     unused: tuple[Place, ...]  # listed in a file that says nothing about them
     left_out: frozenset[Path] = frozenset()  # other versions of these count
+    of_models: frozenset[Path] = frozenset()  # as predict wrote them
     notes: tuple[str, ...] = ()
 
 
@@ -62,6 +63,7 @@ def pair_shapes(
         without_image=tuple(p for p in places if p not in used and p[0] not in left_out),
         unused=tuple(place for place, one in every.items() if one.unused),
         left_out=frozenset(left_out),
+        of_models=frozenset(ref.path for ref in counting.refs if counting.is_of_model(ref)),
         notes=(*counting.notes, *_of_another(images, pairs, places)),
     )
 

@@ -25,6 +25,7 @@ from emcfsys_engine.errors import DataFaults, InputError, MaskNumbersError, Proj
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.text import few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,7 @@ def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = N
         *dealt.notes(later_join=project.training.follow),
         *notes,
         *_class_notes(project, samples),
+        *model_notes(samples),
     ]
     return Samples(samples=tuple(samples), notes=tuple(notes), vanished=vanished)
 
@@ -184,7 +186,7 @@ def gather(
         known.save()
     if for_training and not faults:
         faults += _fold_faults(project, samples) if fold else _split_faults(project, samples)
-    notes += _class_notes(project, samples)
+    notes += [*_class_notes(project, samples), *model_notes(samples)]
     remember_counts(project, sum(one.num_images for one in found), len(samples))
     shapes = (sum(one.shapes[0] for one in found), sum(one.shapes[1] for one in found))
     return Gathered(samples=tuple(samples), faults=tuple(faults), notes=tuple(notes), shapes=shapes)
@@ -293,3 +295,13 @@ def _class_notes(project: Project, samples: Sequence[Sample]) -> list[str]:
             if part and name not in here:
                 notes.append(f'class "{name}" never occurs in the {word} images')
     return notes
+
+
+def model_notes(samples: Sequence[Sample]) -> list[str]:
+    """Say which labels are a model's own: a score on them tells how alike two models are."""
+    made = [one.label.path.name for one in samples if one.label and one.label.is_of_model]
+    if not made:
+        return []
+    of_all = f"{len(made)} of {sum(one.label is not None for one in samples)} labels"
+    why = "a score on them tells how alike models are, not how right"
+    return [f"{of_all} are as a model made them ({few(made, 3)}): {why}"]

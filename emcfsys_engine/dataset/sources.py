@@ -53,6 +53,7 @@ class LabelRef:
     item: int = 0  # which of the images an annotation file speaks of
     recipe: MaskRecipe = "index"
     parts: tuple[tuple[str, Path], ...] = ()  # class_folders: (label, mask)
+    is_of_model: bool = False  # as predict wrote it: nobody corrected it
 
     @property
     def place(self) -> Place:
@@ -208,8 +209,13 @@ class _Labelled:
         classes: dict[ImageRef, frozenset[str]] = {}
         labels: dict[ImageRef, LabelRef] = {}
         for image, mask in pairs.items():
-            label = LabelRef(path=mask.path, kind="mask", plane=mask.plane, recipe=recipe)
-            labels[image] = label
+            labels[image] = label = LabelRef(
+                path=mask.path,
+                kind="mask",
+                plane=mask.plane,
+                recipe=recipe,
+                is_of_model=counting.is_of_model(mask),
+            )
             if (held := facts.get(mask)) is None:
                 continue
             self._check_size(image, label, held.size_HW, faults)
@@ -321,7 +327,13 @@ class _Labelled:
         if self.only is None:
             notes += [f"data.{self.index}: {note}" for note in pairs.notes]
         labels = {
-            image: LabelRef(path=path, kind="shapes", item=item, plane=image.plane)
+            image: LabelRef(
+                path=path,
+                kind="shapes",
+                item=item,
+                plane=image.plane,
+                is_of_model=path in pairs.of_models,
+            )
             for image, (path, item) in self._mine(pairs.of_image).items()
         }
         left = [LabelRef(path=path, kind="shapes", item=item) for path, item in pairs.without_image]

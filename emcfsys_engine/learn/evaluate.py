@@ -48,7 +48,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     promise: Promise | None = None  # how well the two agree; None: the model cannot tell
     split_of: str = ""  # who dealt the images out: model | project
     trained_on: tuple[str, ...] = ()  # of these images, those that a model was trained on
-    notes: tuple[str, ...] = ()  # of two folders: how their labels were read, what is not used
+    notes: tuple[str, ...] = ()  # how labels were read, what is not used, whose they are
 
 
 def evaluate_project(

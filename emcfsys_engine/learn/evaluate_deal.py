@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.dataset.deals import Fingerprint, full_name
-from emcfsys_engine.dataset.samples import list_samples
+from emcfsys_engine.dataset.samples import list_samples, model_notes
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, UnknownClassError
 from emcfsys_engine.images.normalise import Normaliser
@@ -45,7 +45,7 @@ class Images:
     project: Project  # with the pixel size that they are brought to
     samples: tuple[Sample, ...]
     is_own_deal: bool
-    notes: tuple[str, ...] = ()  # of two folders: a project's are told by its check
+    notes: tuple[str, ...] = ()  # a project's other ones are told by its check
 
 
 def images_of_project(
@@ -58,7 +58,7 @@ def images_of_project(
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
     images = _images_of(models, project, split, as_dealt_now=as_dealt_now)
-    return replace(images, notes=())
+    return replace(images, notes=tuple(model_notes(images.samples)))
 
 
 def _images_of(

@@ -241,3 +241,28 @@ def test_masks_of_images_that_became_others_are_not_taken_for_masks_of_these(
     words = " ".join(measured.notes)
     assert "1 mask is of an image that changed since: left out, predict it again (a.png)" in words
     assert "1 mask changed by a person, of an image that changed since (b.png)" in words
+
+
+def test_labels_that_a_model_made_are_named_until_they_are_corrected(folders: Folders) -> None:
+    for name in ("a.png", "b.png"):
+        masks = folders.mask(folders.image(name))
+    told = [note for note in _gathered(folders, "masks") if "as a model made them" in note]
+    assert len(told) == 1
+    assert told[0].startswith("2 of 2 labels are as a model made them (a.png, b.png)")
+    Image.fromarray(np.ones((16, 20), np.uint8)).save(masks)
+    told = [note for note in _gathered(folders, "masks") if "as a model made them" in note]
+    assert told[0].startswith("1 of 2 labels are as a model made them (a.png)")
+
+
+def test_outlines_that_a_model_made_are_named_too(folders: Folders) -> None:
+    folders.mask(folders.image("a.png"), end=".json")
+    told = [note for note in _gathered(folders, "annotations") if "as a model made them" in note]
+    assert told[0].startswith("1 of 1 labels are as a model made them (a.json)")
+
+
+def _gathered(folders: Folders, key: str) -> tuple[str, ...]:
+    (folders.folder / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\nresin = 0\ngrain = 1\n'
+        f'[[data]]\nimages = "images"\n{key} = "masks"\n'
+    )
+    return gather(load_project(folders.folder)).notes
