@@ -34,7 +34,7 @@ def recall_counts(project: Project) -> tuple[int, int] | None:
 
 
 def _file(project: Project) -> Path:
-    name = hashlib.blake2b(str(project.file).encode(), digest_size=8).hexdigest()
+    name = hashlib.blake2b(os.fsencode(project.file), digest_size=8).hexdigest()
     return cache_home() / f"counts-{name}.json"
 
 

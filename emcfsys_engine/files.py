@@ -9,8 +9,8 @@ import re
 import stat
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -119,6 +119,21 @@ def reading(file: Path) -> BinaryIO:
     Raises: OSError, whose words say what stands there instead of a file.
     """
     return os.fdopen(_opened_plain(file), "rb")
+
+
+@contextmanager
+def path_in_utf8(file: Path) -> Generator[str]:
+    """Yield a file's path for a library that takes UTF-8 only: any other leads there by a number.
+
+    Raises: OSError where such a file cannot be opened.
+    """
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        with file.open("rb") as opened:
+            yield f"/proc/self/fd/{opened.fileno()}"
+    else:
+        yield str(file)
 
 
 def plain_bytes(file: Path) -> bytes:

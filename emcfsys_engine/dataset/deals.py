@@ -298,7 +298,7 @@ def keep_folds(file: Path, samples: Sequence[Sample], begun: Mapping[int, Deal])
     made = FoldDeal(folds=folds, files=files_of(samples))
     temporary = file.with_name(f".{file.name}.{os.getpid()}.deal.tmp")
     try:
-        write_whole(temporary, msgspec.json.format(msgspec.json.encode(made), indent=1))
+        write_whole(temporary, any_names.encode(made, indent=1))
         try:
             os.link(temporary, file)
         except FileExistsError:

@@ -1,6 +1,7 @@
 """Facts of files, remembered by path and what changes with a file: a second look costs nothing."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,7 +64,7 @@ class FactsCache:
                 if name.split("|", 1)[0] not in seen or name.rsplit("|", 1)[0] in stamps
             }
             document = {"format": _FORMAT, "facts": kept | self._used}
-            write_whole(self._file, msgspec.json.encode(document))
+            write_whole(self._file, any_names.encode(document))
         except OSError:
             self._file = None
 
@@ -78,7 +79,7 @@ class FactsCache:
 
 def cache_of(project_file: Path) -> FactsCache:
     """Return the cache of a project; it lives in the user's cache folder, never in the project."""
-    name = hashlib.blake2b(str(project_file).encode(), digest_size=8).hexdigest()
+    name = hashlib.blake2b(os.fsencode(project_file), digest_size=8).hexdigest()
     return FactsCache(cache_home() / f"facts-{name}.json")
 
 

@@ -23,7 +23,7 @@ _BESIDE = re.compile(
     r"(?<=.)(?:\.prob-.*|\.(?:overlay|uncertainty|view|instances|ome)|" + OF_REGION + r")$",
     re.DOTALL,
 )
-_LONGEST_NAME = 255  # bytes, of all usual file systems
+LONGEST_NAME = 255  # bytes, of all usual file systems
 _LONGEST_STEM = 238  # leaves room for ".png" and for the name of what is being written
 _SHORT_STEM = 150  # what long companions' names begin with
 _LONGEST_KIND = 80
@@ -32,7 +32,7 @@ _LONGEST_KIND = 80
 def file_beside(stem: str, end: str) -> str:
     """Return the name of a stem's file: `x.overlay.png`; one too long is cut, with a digest."""
     name = f"{stem}{end}"
-    if _num_bytes(name) <= _LONGEST_NAME:
+    if _num_bytes(name) <= LONGEST_NAME:
         return name
     kind, dot, suffix = end.rpartition(".")
     return f"{_cut(stem, _SHORT_STEM)}{_cut(kind, _LONGEST_KIND)}{dot}{suffix}"

@@ -82,7 +82,7 @@ def note_fault(worker: RunContext, reason: str) -> None:
     if worker.place.world == 1 or file.exists():
         return
     try:
-        write_whole(file, msgspec.json.encode(Fault(rank=worker.place.rank, reason=reason)))
+        write_whole(file, any_names.encode(Fault(rank=worker.place.rank, reason=reason)))
     except OSError:  # a full disk: the log has it
         return
 

@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, ModelFileError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import path_in_utf8, write_whole
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.model_card import (
     KEY,
@@ -50,9 +51,9 @@ def encode_model(network: SegmentationNetwork, card: ModelCard) -> bytes:
         versions={**card.versions, "torch": str(torch.__version__), "timm": timm.__version__},
         weights_digest=_digest(tensors),
     )
-    written = json.loads(msgspec.json.encode(msgspec.structs.replace(card, digests={})))
+    written = json.loads(any_names.encode(msgspec.structs.replace(card, digests={})))
     card = msgspec.structs.replace(card, digests=digests_of(written))
-    return save(tensors, {"format": "pt", KEY: msgspec.json.encode(card).decode()})
+    return save(tensors, {"format": "pt", KEY: any_names.encode(card).decode()})
 
 
 def load_model(file: Path) -> tuple[SegmentationNetwork, ModelCard]:
@@ -132,7 +133,7 @@ def _why_damaged(file: Path, error: Exception) -> str:
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(file, "pt") as opened:
+        with path_in_utf8(file) as path, safe_open(path, "pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelFileError(file, _why_damaged(file, error), "Copy it again") from None

@@ -183,7 +183,7 @@ def size_charts(out: Path) -> tuple[SizeChart, ...]:
 def table_of(file: Path) -> str:
     """Return the first rows of a CSV file as columns; empty where there is none."""
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
+        with file.open(newline="", encoding="utf-8", errors="replace") as stream:
             rows = [row for row, _ in zip(csv.reader(stream), range(_MOST_ROWS + 1), strict=False)]
     except (OSError, ValueError, csv.Error):
         return ""

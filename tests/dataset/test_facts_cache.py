@@ -45,3 +45,11 @@ def test_a_place_that_cannot_be_written_is_done_without(image: Path) -> None:
     cache.put(image, "size", 6)
     cache.save()
     assert cache.get(image, "size", int) == 6
+
+
+def test_facts_of_names_that_are_no_utf8_come_back(image: Path) -> None:
+    kept, other = image.with_name("facts.json"), image.rename(image.with_name("caf\udce9.tif"))
+    cache = FactsCache(kept)
+    cache.put(other, "size", 6)
+    cache.save()
+    assert FactsCache(kept).get(other, "size", int) == 6

@@ -15,7 +15,7 @@ import numpy as np
 from emcfsys_engine import any_names
 from emcfsys_engine.annotations.formats.labelme import model_of
 from emcfsys_engine.errors import EmcfError, InputError
-from emcfsys_engine.files import remedy_of
+from emcfsys_engine.files import identity_of, remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
@@ -92,7 +92,8 @@ def rank(
     left_out: list[str] = []
     for ref, mask in pairs:
         beside = ref.path.with_suffix(".json")
-        if ref.plane is None and beside.exists() and model_of(beside) is None:
+        is_there = identity_of(beside) is not None  # unlike exists() also asked of too long a name
+        if ref.plane is None and is_there and model_of(beside) is None:
             annotated.append(str(ref))
             continue
         if not is_of_its_mask(mask):

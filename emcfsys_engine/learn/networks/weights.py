@@ -24,7 +24,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor
 
 from emcfsys_engine.errors import WeightsError
-from emcfsys_engine.files import sha256_of
+from emcfsys_engine.files import path_in_utf8, sha256_of
 from emcfsys_engine.learn.networks.backbones import check_backbone
 from emcfsys_engine.learn.networks.encoder_plan import create_body
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
@@ -159,7 +159,8 @@ def _is_safetensors(file: Path) -> bool:
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        with path_in_utf8(file) as path:
+            return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(file, f"no safetensors file ({error})", "Copy it again") from error
 

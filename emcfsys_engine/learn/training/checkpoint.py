@@ -19,7 +19,7 @@ from torch import Tensor
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFailedError, RunFolderError
-from emcfsys_engine.files import is_full, write_whole
+from emcfsys_engine.files import is_full, path_in_utf8, write_whole
 from emcfsys_engine.learn.model_file import encode_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.run_disk import RunDisk
@@ -78,7 +78,7 @@ def read_retry(run: Run) -> Retry | None:
 
 def encode_checkpoint(tensors: dict[str, Tensor], state: TrainState) -> bytes:
     """Return the bytes of a checkpoint. Shapes: any, dtype as stored."""
-    return save(tensors, {"format": "pt", _KEY: msgspec.json.encode(state).decode()})
+    return save(tensors, {"format": "pt", _KEY: any_names.encode(state).decode()})
 
 
 def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], TrainState]:
@@ -88,7 +88,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], TrainState]:
     Raises: RunFolderError for a damaged file or one of a newer format.
     """
     try:
-        with safe_open(file, "pt") as opened:
+        with path_in_utf8(file) as path, safe_open(path, "pt") as opened:
             text = (opened.metadata() or {}).get(_KEY, "")
             state: TrainState = any_names.decode(text.encode("utf-8", "replace"), TrainState)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118

@@ -105,7 +105,7 @@ def read_plan(run: Run) -> Plan:
 
 def encode_plan(plan: Plan) -> bytes:
     """Return what plan.json holds."""
-    return msgspec.json.format(msgspec.json.encode(plan), indent=2)
+    return any_names.encode(plan, indent=2)
 
 
 def make_plan(

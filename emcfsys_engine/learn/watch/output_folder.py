@@ -8,8 +8,6 @@ import os
 import time
 from pathlib import Path
 
-import msgspec
-
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError, RunFailedError, WatchedError, printable
 from emcfsys_engine.files import (
@@ -173,7 +171,7 @@ def remember_output(runs: Path, output: Path, ledger_id: str) -> None:
     kept = {place: one for place, one in known.items() if place != str(output)}
     if own:
         kept[str(output)] = own
-    write_whole(runs / _REMEMBERED, msgspec.json.encode(kept))
+    write_whole(runs / _REMEMBERED, any_names.encode(kept))
 
 
 def _remembered(runs: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ from emcfsys_engine.dataset.objects import drawn_ids
 from emcfsys_engine.dataset.sources import IN_DOUBT
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_names import LONGEST_NAME
 from emcfsys_engine.images.own_outputs import free_version, opened_book
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import Source
@@ -233,6 +234,8 @@ class Places:
         return msgspec.structs.replace(item, file=file, view=view, notes=notes, why_not=why)
 
     def _place(self, file: Path, source: str, others: Container[Path]) -> tuple[str, str, str]:
+        if len(os.fsencode(file.name)) > LONGEST_NAME:
+            return "", "", f"{file.name} would be too long for a name. Give it a shorter one"
         if not os.path.lexists(file):
             return str(file), "", ""
         if file.exists() and file.samefile(source):

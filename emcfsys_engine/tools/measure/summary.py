@@ -233,7 +233,8 @@ def _csv_lines(file: Path) -> Any:
         false_values=["no"],
         check_utf8=False,
     )
-    return arrow_csv.open_csv(file, convert_options=options)
+    parsing = arrow_csv.ParseOptions(newlines_in_values=True)  # of files
+    return arrow_csv.open_csv(file, parse_options=parsing, convert_options=options)
 
 
 def _without_wildcards(file: Path) -> str:

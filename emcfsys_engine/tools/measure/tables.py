@@ -152,13 +152,24 @@ def need_parquet() -> None:
 
 def csv_of(table: Table) -> bytes:
     """Return a table as CSV in UTF-8: ten significant digits, empty where there is no value."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
+    lines = _Lines()
+    writer = csv.writer(lines)
     writer.writerow([cell_of(column.name) for column in table])
     rows = zip(*(_cells(column.values) for column in table), strict=True)
     writer.writerows(rows)
     # A file's name may hold bytes that are no text: they are written as they are.
-    return stream.getvalue().encode("utf-8", "surrogateescape")
+    return lines.text.getvalue().encode("utf-8", "surrogateescape")
+
+
+class _Lines:
+    """Takes rows as csv ends them: it quotes only signs of its own end, and names can hold CR."""
+
+    def __init__(self) -> None:
+        self.text = io.StringIO(newline="")
+
+    def write(self, row: str) -> None:
+        """Write a row that ends with CR and LF; only the LF is kept."""
+        self.text.write(row.removesuffix("\r\n") + "\n")
 
 
 _OBJECT_COLUMNS: tuple[tuple[str, str], ...] = (

@@ -124,3 +124,9 @@ def test_the_loop_from_training_to_corrected_annotations(
     annotated = [sample for sample in samples if sample.image.path.parent == new]
     assert len(annotated) == 4
     assert all(sample.label is not None for sample in annotated)
+
+
+def test_an_image_whose_labels_could_have_no_name_is_ranked(tmp_path: Path) -> None:
+    _, mask = _pair(tmp_path, "a", np.full((60, 60), 9), np.zeros((60, 60)))
+    ref = ImageRef(path=tmp_path / f"{'n' * 251}.tif")
+    assert [one.image for one in rank([(ref, mask)], (0, 7)).images] == [str(ref)]

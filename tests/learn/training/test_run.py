@@ -196,3 +196,19 @@ def test_a_model_tells_the_pixel_size_it_was_trained_at_where_all_sides_are_alik
     )
     items: Any = [SimpleNamespace(pixel_nm=size) for size in sizes]
     assert pixel_size_of(unsaid, items) == (None if told is None else pytest.approx(told))
+
+
+def test_names_that_are_no_utf8_are_trained_on_and_a_resume_finds_them(
+    project_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("bytes") / "caf\udce9"
+    project_folder.rename(folder)
+    for file in [*folder.rglob("*.png")]:
+        file.rename(file.with_name(f"\udcff{file.name}"))
+    run = new_training(folder, 2)
+    assert run_here(run) == 0
+    assert json.loads(run.plan_file.read_text())["val_images"] == ["\udcffval0"]
+    assert verify_model(run.best_model).startswith("identical")
+    extend(run, ("training.steps=3",))
+    assert run_here(run) == 0
+    assert [e.step for e in run.events() if isinstance(e, StepDone)][-1] == 3

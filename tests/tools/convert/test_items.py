@@ -152,3 +152,13 @@ def test_no_two_images_are_converted_to_one_name(tmp_path: Path) -> None:
         done = convert_images(str(tmp_path / "in"), tmp_path / "out", overwrite=overwrite)
         assert done.skipped == ()
         assert len({file.casefold() for file in done.written}) == len(names) + 1
+
+
+def test_labels_too_long_for_a_name_are_skipped_and_all_others_written(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("a", "n" * 251, "z"):
+        _stencil(tmp_path / "masks" / f"{name}.png", slice(0, 20))
+    done = convert_labels("masks", tmp_path / "out", to="labelme", base=tmp_path)
+    assert [Path(file).stem for file in done.written] == ["a", "z"]
+    (left,) = done.skipped
+    assert "too long for a name" in left.why

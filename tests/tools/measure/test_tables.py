@@ -11,6 +11,7 @@ from PIL import Image
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
+from emcfsys_engine.tools.measure.summary import summarise
 from emcfsys_engine.tools.measure.tables import Column, csv_of, write_table
 
 TABLE = (
@@ -68,3 +69,15 @@ def test_one_square_by_hand(unit: str, tmp_path: Path) -> None:
     (row,) = (dict(zip(head, one, strict=True)) for one in images if "grain" in one)
     assert (row["area_px"], row["area_fraction"], row["num_objects"]) == ("32", "0.16", "1")
     assert row.get("area_nm2") == ("128" if unit == "nm" else None)
+
+
+def test_a_name_with_a_carriage_return_stays_one_cell(tmp_path: Path) -> None:
+    mask = np.zeros((10, 20), np.uint8)
+    mask[2:6, 3:11] = 1
+    for name in ("a\rb.png", "a\nb.png", "a\r\nb.png"):
+        Image.fromarray(mask).save(tmp_path / name)
+    settings = MeasureSettings(classes={"background": 0, "grain": 1})
+    done = measure_masks(str(tmp_path), tmp_path / "t", settings, base=tmp_path)
+    _, *objects = rows_of(Path(done.objects_file).read_bytes())
+    assert [row[0] for row in objects] == ["a\nb.png", "a\r\nb.png", "a\rb.png"]
+    assert summarise(tmp_path / "t").num_masks == 3
