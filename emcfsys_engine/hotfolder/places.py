@@ -156,9 +156,16 @@ def close_all(descriptors: Iterable[int]) -> None:
 
 
 def is_same(descriptor: int, place: Path) -> bool:
-    """Tell whether a locked file or folder still is what lies at its place."""
-    status = os.fstat(descriptor)
-    return (status.st_dev, status.st_ino) == identity_of(place)
+    """Tell whether a locked file or folder still is what lies at its place.
+
+    Raises: OSError where that cannot be seen now: who took "no" for the answer would find the
+    place locked, by itself.
+    """
+    held = os.fstat(descriptor)
+    try:
+        return os.path.samestat(held, os.stat(place))
+    except FileNotFoundError:
+        return False
 
 
 def lock_file(file: Path, owner: str) -> int:

@@ -263,16 +263,15 @@ class Scanner:
         """Look at the whole folder; a root that is gone means offline, never "all deleted"."""
         started = self._clock()
         found: set[str] = set()
+        self.offline = False
         try:
-            root = os.scandir(self.rules.root)
-        except OSError:
+            with os.scandir(self.rules.root) as root:
+                for path, status in self._walk(root, ""):
+                    found.add(path)
+                    self._note(path, status, closed=False)
+        except OSError:  # also in the midst of the listing: what was not listed is not gone
             self.offline = True
             return
-        self.offline = False
-        with root:
-            for path, status in self._walk(root, ""):
-                found.add(path)
-                self._note(path, status, closed=False)
         for path in self.settling.keys() - found:
             del self.settling[path]
         for path in self._doubtful.keys() - found:

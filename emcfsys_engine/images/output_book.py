@@ -252,7 +252,13 @@ class OutputBook:
         content: str = "",
         maker: Maker | None = None,
     ) -> None:
-        """Write down what is about to get its name: final place -> digest (`digest:size`)."""
+        """Write down what is about to get its name: final place -> digest (`digest:size`).
+
+        Raises: OSError, also for what has no digest: it was gone when it was read again, and would
+        count as a person's if it came back.
+        """
+        if lost := [place for place, digest in files.items() if not digest]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(lost[0]))
         of = {"image": str(image or ""), "content": content}
         if maker is not None:
             of["maker"] = maker.key
@@ -408,11 +414,12 @@ class OutputBook:
             return
         file, digest = str(line["file"]), str(line["digest"])
         content, image = str(line["content"]), str(line["image"])
+        size = int(digest.rpartition(":")[2])
         self._origins.learn_file(file, line)  # refuses one that leads out of the folder
         self._digests.setdefault(file, {}).setdefault(digest, set()).add(content)
         if content and image:
             self._made_of.setdefault(content, set()).add(image)
-        self._sizes.setdefault(int(digest.rpartition(":")[2]), set()).add(digest)
+        self._sizes.setdefault(size, set()).add(digest)
 
     def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append lines, and learn them; what a full disk cut is taken away again."""

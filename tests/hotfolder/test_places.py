@@ -1,12 +1,16 @@
 """Where a hot folder reads and writes never meets, whatever the paths look like."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from emcfsys_engine.errors import InputError, WatchedError
+from emcfsys_engine.errors import InputError, OutputError, WatchedError
 from emcfsys_engine.files import try_to_write
+from emcfsys_engine.hotfolder import places
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.places import (
     device_of,
@@ -94,3 +98,21 @@ def test_no_second_watcher_is_let_in_because_the_lock_was_removed(
         Ledger(tmp_path, owner="run-0002")
     assert watcher_of(tmp_path) is not None
     first.close()
+
+
+def test_a_watch_whose_place_cannot_be_seen_for_a_moment_does_not_meet_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(place: Path) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(place))
+
+    ledger = Ledger(tmp_path, owner="run-0001")
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "os", SimpleNamespace(**{**vars(os), "stat": stale}))
+        with pytest.raises(OutputError, match="Stale file handle") as caught:
+            ledger.make_again([])
+        assert caught.value.errno == errno.ESTALE  # so it is waited for
+    ledger.make_again([])
+    with pytest.raises(WatchedError):
+        Ledger(tmp_path, owner="run-0002")
+    ledger.close()

@@ -1,11 +1,16 @@
 """The scan gives out each file once it has settled, by our own clock alone."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
+from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, FoundFile, Rules, Scanner
 from emcfsys_engine.images.own_files import digest_of
@@ -167,6 +172,29 @@ def test_a_root_that_is_gone_is_offline_and_forgets_nothing(bench: Bench) -> Non
     bench.scanner.scan()
     assert not bench.scanner.offline
     assert not bench.scanner.is_settling()
+
+
+def test_a_root_that_goes_while_it_is_listed_is_offline_and_forgets_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write("a.png")
+    bench.scanner.scan()
+
+    @contextmanager
+    def listing(_folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def entries() -> Iterator[os.DirEntry[str]]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            yield
+
+        yield entries()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "os", SimpleNamespace(**{**vars(os), "scandir": listing}))
+        bench.scanner.scan()
+    assert bench.scanner.offline
+    assert bench.scanner.is_settling()
+    bench.scanner.scan()
+    assert not bench.scanner.offline
 
 
 def test_a_rewritten_file_is_ready_again(bench: Bench) -> None:

@@ -43,6 +43,18 @@ def test_a_kill_between_note_and_name_leaves_the_old_file_known_as_of_the_old_im
     assert origin.content == "old image"
 
 
+def test_a_file_that_is_gone_when_it_is_read_again_is_not_noted_as_an_empty_one(
+    tmp_path: Path,
+) -> None:
+    book, mask = OutputBook(tmp_path), tmp_path / "a.png"
+    with pytest.raises(FileNotFoundError):
+        book.note({mask: digest_of_output(mask)})
+    assert not OutputBook(tmp_path).is_known(mask)
+    (tmp_path / ".emcfsys").mkdir(exist_ok=True)
+    book.file.write_text('{"file":"a.png","digest":"","image":"","content":""}\n')
+    assert not OutputBook(tmp_path).has(mask)  # noted so by an older version
+
+
 def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     book = OutputBook(tmp_path)
     file = write_own(tmp_path / "a.csv", b"1\n", book)

@@ -243,8 +243,6 @@ class _Watch:
 
     def _scan(self) -> None:
         has_events = self.backend == "events" and self.waker.ensure_watching()
-        if not self.is_blocked and was_asked(self.output):
-            self.scanner.forget_failed()
         self.scanner.scan()
         if new := sorted(self.scanner.left_out - self.told_of):
             self.told_of.update(new)
@@ -269,6 +267,9 @@ class _Watch:
             if self.is_blocked:
                 self._come_back()
             self.disk.refuse()
+            if was_asked(self.output):
+                self.scanner.forget_failed()
+                self._scan()
             if not self.is_judged:
                 self._judge_anew()
             self._follow_corrections()

@@ -271,3 +271,27 @@ def test_a_watch_whose_runs_are_removed_tells_of_every_image_all_the_same(hot: H
             lambda: len([e for e in run.events() if isinstance(e, ImageDone)]) == 2, child, run
         )
     images_and_masks_agree(hot, 2)
+
+
+@contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """Let nothing be written below a folder for a while, as of a disk that the kernel doubts."""
+    commands = ["mount", "--bind", place, place], ["mount", "-o", "remount,ro,bind", place]
+    if any(subprocess.run(command, capture_output=True).returncode for command in commands):
+        pytest.skip("nothing can be mounted in this container")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_an_output_that_may_only_be_read_for_a_while_is_waited_for(hot: Hot) -> None:
+    run = hot.new_run()
+    with forked(run) as child:
+        hot.image("0.png", 0)
+        wait_for(lambda: len(read_ledger(hot.output)) == 1, child, run)
+        with read_only(hot.output):  # where even what is not there cannot be removed
+            wait_for(lambda: states_of(run)[-1] == "waiting", child, run)
+            hot.image("1.png", 1)
+        wait_for(lambda: len(read_ledger(hot.output)) == 2, child, run)
+    images_and_masks_agree(hot, 2)
