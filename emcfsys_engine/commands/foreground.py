@@ -64,18 +64,22 @@ def run_in_foreground(run: Run) -> int:
             passed_on.tell()
             passed_on.kill_if_due()
             place.look()
-            for event in reader.read_new():
-                progress.tell(event)
+            _tell_news(reader, progress)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 keeper.wait(_LOOK_EVERY_S)
     passed_on.tell()
-    for event in reader.read_new():
-        progress.tell(event)
+    _tell_news(reader, progress)
     progress.finish()
     place.tell_rescued()
     if passed_on.code is not None:
         return passed_on.code
     return _exit_code(run, keeper.returncode)
+
+
+def _tell_news(reader: EventReader, progress: "Progress") -> None:
+    with contextlib.suppress(OSError):  # its disk is away: the worker goes on, and so do we
+        for event in reader.read_new():
+            progress.tell(event)
 
 
 def refuse_cluster(project: Project, command: str) -> None:
@@ -149,7 +153,7 @@ class _Place:
             say(f"{self._run.folder} is there again", err=True)
 
     def _why_not(self) -> str:
-        if not self._run.folder.is_dir():
+        if not os.path.isdir(self._run.folder):  # noqa: PTH112 - no error of its disk ends us
             return "was removed, or its disk is away"
         try:  # a file without a name: nothing is left of it
             os.close(os.open(self._run.folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC))

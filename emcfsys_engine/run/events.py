@@ -388,6 +388,7 @@ class EventReader:
         """Return the events since the last call; an absent file has none.
 
         A file that became shorter (the run began anew) is read again from its start.
+        Raises: OSError where it cannot be read now.
         """
         events: list[AnyEvent] = []
         try:
@@ -400,6 +401,9 @@ class EventReader:
                     events += any_names.decode_lines(block, AnyEvent, self._skip)
         except FileNotFoundError:
             self._offset = 0
+        except OSError:  # in its midst: what was read is told now, the error by the next call
+            if not events:
+                raise
         return events
 
     def _skip(self, line: bytes) -> None:

@@ -1,5 +1,6 @@
 """A command in the foreground: whoever asks it to end is heard, however deaf its worker is."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,14 +8,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from emcfsys_engine.commands import foreground
 from emcfsys_engine.launch.processes import MOST_GRACES, Activity, descendants
-from emcfsys_engine.launch.start import holder
+from emcfsys_engine.launch.start import holder, start
 from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import AnyEvent, EventReader
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 from tests.waiting import PATIENCE_S
@@ -134,6 +136,35 @@ def test_it_says_when_the_runs_folder_leaves_and_comes_back_and_hears_who_ends_i
         process.send_signal(signal.SIGINT)  # no word can be left in the folder
         assert process.wait(PATIENCE_S) in (1, 130)
         assert "Traceback" not in said.read()
+
+
+def test_it_goes_on_while_what_its_worker_tells_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is away for a moment ends no training of hours."""
+    run = new_run(tmp_path / "runs", TrainRequest())
+    real, answers = EventReader.read_new, iter([True, False, False, True])
+    keepers: list[subprocess.Popen[bytes]] = []
+
+    def read_new(reader: EventReader) -> list[AnyEvent]:
+        if not next(answers, True):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(reader.file))
+        return real(reader)
+
+    def began(run: Run, **given: Any) -> "subprocess.Popen[bytes]":
+        code = "import time; time.sleep(1)"
+        keepers.append(start(run, worker=[sys.executable, "-c", code], **given))
+        return keepers[0]
+
+    monkeypatch.setattr(EventReader, "read_new", read_new)
+    monkeypatch.setattr(foreground, "start", began)
+    monkeypatch.setattr(foreground, "gpus_for", lambda _: ({}, None))
+    code = foreground.run_in_foreground(run)
+    for pipe in (keepers[0].stdin, keepers[0].stdout):
+        if pipe is not None:
+            pipe.close()
+    assert code == 0
+    assert next(answers, None) is None
 
 
 def test_the_last_steps_of_a_training_may_take_long_while_it_goes_on(
