@@ -19,7 +19,9 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.settings import cache_home
 
 Fact = TypeVar("Fact")
-_FORMAT = 4  # 2: white-is-zero, CMYK, transparent as viewers show; 3: in palettes; 4: PNG turned
+# 2: white-is-zero, CMYK, transparent as viewers show; 3: in palettes; 4: PNG turned;
+# 5: by all its notes, palettes of each page, planes in the order of pages
+_FORMAT = 5
 _LARGEST_BYTES = 256 << 20
 
 

@@ -35,10 +35,15 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import Project, Source
+from emcfsys_engine.text import few
 
 Paired = TypeVar("Paired")
 
 LabelKind = Literal["mask", "shapes", "class_folders"]
+_AS_STORED = (
+    "its orientation tag says to turn it, and a TIFF is read as stored. Labels drawn where it is "
+    "shown turned (Labelme, CVAT) do not fit: draw on the pictures of convert --to png"
+)
 _SAY_VALUES = "Say what its values are under [data.labels], or predict it again"
 IN_DOUBT = "nothing undrawn in its image is taken as background"
 
@@ -116,7 +121,10 @@ def find_source(
     mine = images if only is None else [image for image in images if image in only]
     if not mine or not source.has_labels:  # without a place for labels they teach without
         return Found(items=(), num_images=len(images))
-    sizes = _sizes(mine, faults)
+    turned: list[str] = []
+    sizes = _sizes(mine, faults, turned)
+    if turned:
+        notes.append(f"data.{index}.images: {few(turned)}: {_AS_STORED}")
     root = root_of(source.images, project.folder)
     labelled = _Labelled(project, index, table, images, sizes, root, cache, only)
     labels, classes = labelled.find(faults, notes)
@@ -467,14 +475,17 @@ def _images(project: Project, source: Source, left_out: list[Path] | None = None
     return images
 
 
-def _sizes(images: Sequence[ImageRef], faults: list[InputError]) -> dict[ImageRef, tuple[int, int]]:
+def _sizes(
+    images: Sequence[ImageRef], faults: list[InputError], turned: list[str]
+) -> dict[ImageRef, tuple[int, int]]:
     sizes: dict[ImageRef, tuple[int, int]] = {}
     known: dict[Path, tuple[int, int] | None] = {}
     for image in images:
         if image.path not in known:
             try:
-                shape = probe(image.path).shape
-                known[image.path] = (shape[0], shape[1])
+                facts = probe(image.path)
+                known[image.path] = (facts.shape[0], facts.shape[1])
+                turned += [image.path.name for note in facts.notes if "orientation tag" in note]
             except InputError as fault:
                 faults.append(fault)
                 known[image.path] = None

@@ -21,6 +21,7 @@ _COLOURED = (b"P3", b"P6", b"PF")
 _AS_TEXT = (b"P1", b"P2", b"P3")
 _BITS = (b"P1", b"P4")
 _FLOATS = (b"Pf", b"PF")
+_LONGEST_WORD = 12  # 65535, with zeros before it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +149,10 @@ def _from_text(path: Path, header: _Header) -> np.ndarray:
         numbers = digits[(digits == ord("0")) | (digits == ord("1"))] - ord("0")
         return _shaped(path, header, 1 - numbers[: math.prod(header.shape)])
     words = text.split(maxsplit=math.prod(header.shape))[: math.prod(header.shape)]
+    if max(map(len, words), default=0) > _LONGEST_WORD:
+        raise _damaged(path, "it holds words that are no numbers")
     try:
-        numbers = np.array(words, dtype="S6").astype(np.int64)
+        numbers = np.array(words, dtype=f"S{_LONGEST_WORD}").astype(np.int64)
     except ValueError:
         raise _damaged(path, "it holds words that are no numbers") from None
     if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) <= header.largest:

@@ -19,6 +19,11 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_PALETTE = 3
 _ORIENTATION = 0x0112  # in Exif notes
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
+_NOTES = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+_MOST_NOTE_BYTES = 4 << 20
+_MOST_CHUNKS = 1_000_000
+_PNG_HEADER_BYTES = 33
+_ONE_PIXEL_PNG = imagecodecs.png_encode(np.zeros((1, 1), np.uint8))
 _STRIP_ROWS = 32
 _MOST_READS = 100_000  # of a header: honest ones take hundreds
 
@@ -30,7 +35,7 @@ def probe(path: Path) -> ImageFacts:
     try:
         with _Header(path) as file, Image.open(file) as picture:
             width, height = picture.size
-            name = picture.format or "picture"
+            name = {"MPO": "JPEG"}.get(picture.format or "", picture.format or "picture")
             channels = len(picture.getbands())
             flat = picture.getpalette("RGB") if picture.mode == "P" else None
             if flat and not palette_is_grey(np.array(flat, np.uint8).reshape(-1, 3)):
@@ -150,7 +155,9 @@ def through_palette(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
     full[: len(palette)] = palette[:256]
     if not palette_is_grey(palette):
         return full[indices]
-    return indices if (full[:, 0] == np.arange(256)).mean() > 0.5 else full[:, 0][indices]
+    # Where some entries are coloured pens over a ramp, the ramp is the image.
+    is_all_grey = (palette == palette[:, :1]).all()
+    return full[:, 0][indices] if is_all_grey else indices
 
 
 def palette_is_grey(palette: np.ndarray) -> bool:
@@ -166,13 +173,14 @@ def palette_is_grey(palette: np.ndarray) -> bool:
 
 def _read_with_pillow(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
-        if picture.format == "JPEG":
+        is_jpeg = picture.format in ("JPEG", "MPO")  # a camera's: JPEGs, of which the first counts
+        if is_jpeg:
             _refuse_early_end(path)
-        if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
+        if is_jpeg and picture.mode in ("L", "RGB"):
             turn = int(picture.getexif().get(_ORIENTATION, 1))
             return turned_upright(imagecodecs.jpeg8_decode(path.read_bytes()), turn)
         picture.load()
-        if picture.format == "JPEG":
+        if is_jpeg:
             ImageOps.exif_transpose(picture, in_place=True)
         return array_of(picture)
 
@@ -283,15 +291,32 @@ def _png_chunk(path: Path, wanted: bytes) -> bytes:
 
 def _png_turn(path: Path) -> int:
     """Return how the picture is to be turned, as Labelme, CVAT and the like turn it; 1: not."""
-    chunk = _png_chunk(path, b"eXIf")
-    if not chunk:
+    notes = _png_notes(path)
+    if not notes:
         return 1
-    exif = Image.Exif()
+    small = _ONE_PIXEL_PNG[:_PNG_HEADER_BYTES] + notes + _ONE_PIXEL_PNG[_PNG_HEADER_BYTES:]
     try:
-        exif.load(chunk)
-        return int(exif.get(_ORIENTATION, 1))
+        with Image.open(io.BytesIO(small)) as picture:
+            return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # of damaged notes Pillow raises this and that; the pixels are whole
         return 1
+
+
+def _png_notes(path: Path) -> bytes:
+    """Return the chunks in which an orientation may stand, before the pixels or behind them."""
+    notes = b""
+    with path.open("rb") as file:
+        file.seek(8)
+        for _ in range(_MOST_CHUNKS):
+            head = file.read(8)
+            length = int.from_bytes(head[:4], "big") + 4  # with its checksum
+            if len(head) < 8 or head[4:] == b"IEND":
+                break
+            if head[4:] in _NOTES and len(notes) + length <= _MOST_NOTE_BYTES:
+                notes += head + file.read(length)
+            else:
+                file.seek(length, 1)
+    return notes
 
 
 def _png_palette(path: Path) -> np.ndarray:

@@ -104,6 +104,15 @@ class _Layer:
         samples = self.shape[self.axes.index("S")] if "S" in self.axes else 1
         return size if samples == 1 else (*size, samples)
 
+    def page(self, index: int) -> Any:
+        """The page of the file that holds plane `index`; None where it is missing."""
+        return self.series.pages[index // self.page_planes]
+
+    @property
+    def page_planes(self) -> int:
+        """How many planes a page of the file holds."""
+        return math.prod(self.series.keyframe.shape) // math.prod(self.plane_shape)
+
 
 def probe(path: Path) -> ImageFacts:
     """Return the facts of a TIFF: reads tags, no pixels."""
@@ -113,7 +122,8 @@ def probe(path: Path) -> ImageFacts:
 def probe_inside(path: Path, file: Path | io.BytesIO) -> ImageFacts:
     """Return the facts of a TIFF that may stand inside another file."""
     with _Opened(path, file) as tiff:
-        return _facts(path, tiff, _layers(path, tiff))
+        layers = _layers(path, tiff)
+        return _facts(path, tiff, layers, (layers[0], 0))
 
 
 def read(path: Path, plane: int) -> Micrograph:
@@ -125,10 +135,10 @@ def read_inside(path: Path, file: Path | io.BytesIO, plane: int = 0) -> Microgra
     """Return one plane of a TIFF that may stand inside another file."""
     with _Opened(path, file) as tiff:
         layers = _layers(path, tiff)
-        facts = _facts(path, tiff, layers)
         layer, index = _find_plane(path, layers, plane)
+        facts = _facts(path, tiff, layers, (layer, index))
         pixels = _read_plane(path, tiff, layer, index)
-        if (shown := _shower(tiff, layer)) is not None:
+        if (shown := _shower(tiff, layer, index)) is not None:
             pixels = shown(pixels)
     return Micrograph(
         pixels=pixels,
@@ -144,16 +154,15 @@ def open_rows(path: Path, plane: int) -> PlaneRows | None:
     with ExitStack() as stack:
         tiff = stack.enter_context(_Opened(path, path))
         layers = _layers(path, tiff)
-        facts = _facts(path, tiff, layers)
         layer, index = _find_plane(path, layers, plane)
+        facts = _facts(path, tiff, layers, (layer, index))
         part, high = _part_reader(path, tiff, layer, index) or (None, 0)
         if part is None:
             return None
-        if (shown := _shower(tiff, layer)) is not None:
+        if (shown := _shower(tiff, layer, index)) is not None:
             part = _shown(part, shown)
-        shape = _shown_shape(layer)
-        read = partial(_whole_rows, part, shape[1])
-        rows = rows_from(facts, plane, read, chunk_rows=high, shape=shape, read_part=part)
+        read = partial(_whole_rows, part, facts.shape[1])
+        rows = rows_from(facts, plane, read, chunk_rows=high, read_part=part)
         rows.resources = stack.pop_all()
         return rows
 
@@ -186,14 +195,29 @@ def _shown(part: _Part, shown: _Show) -> _Part:
     return lambda *where: shown(part(*where))
 
 
-def _shower(tiff: tifffile.TiffFile, layer: _Layer, *, palette: bool = True) -> _Show | None:
+def _colormap(layer: _Layer, index: int) -> np.ndarray | None:
+    """Return the palette of a plane: pages that else are alike can have each its own.
+
+    Shapes: 3×N uint16; None where values are no indices.
+    """
+    key = layer.series.keyframe
+    if key.photometric != _PALETTE or key.colormap is None or len(layer.plane_shape) != 2:
+        return None
+    page = layer.page(index)
+    found = None if page is None else page.aspage().colormap
+    return np.asarray(key.colormap if found is None else found)
+
+
+def _shower(
+    tiff: tifffile.TiffFile, layer: _Layer, index: int, *, palette: bool = True
+) -> _Show | None:
     """Return what turns stored values into those that every viewer shows; None: they are the same.
 
     `palette`: through the palette as well, where there is one.
     """
     key = layer.series.keyframe
-    if key.photometric == _PALETTE and key.colormap is not None and len(layer.plane_shape) == 2:
-        colormap = np.asarray(key.colormap)
+    colormap = _colormap(layer, index)
+    if colormap is not None:
         return (lambda pixels: _show(pixels, colormap)) if palette else None
     if _is_inverted(tiff, layer):
         white = (1 << _bits(layer)) - 1
@@ -206,7 +230,7 @@ def _shower(tiff: tifffile.TiffFile, layer: _Layer, *, palette: bool = True) -> 
 
 def _is_inverted(tiff: tifffile.TiffFile, layer: _Layer) -> bool:
     """Tell whether 0 is white. ImageJ says so of an inverting look-up table over plain values."""
-    is_count = _dtype(layer).kind in "ub" and len(layer.plane_shape) == 2
+    is_count = _dtype(layer).kind in "ub" and layer.plane_shape[2:] in ((), (2,))
     return layer.series.keyframe.photometric == _MINISWHITE and is_count and not tiff.is_imagej
 
 
@@ -228,7 +252,9 @@ def is_array_of_bools(path: Path) -> bool:
 
 
 def _from_white(pixels: np.ndarray, white: int) -> np.ndarray:
-    """Return values that count from black. Shapes: H×W."""
+    """Return values that count from black. Shapes: H×W, or H×W×2 with what is transparent."""
+    if pixels.ndim == 3:
+        return np.dstack([_from_white(pixels[..., 0], white), pixels[..., 1:]])
     if pixels.dtype.kind == "b":
         return ~pixels
     return np.subtract(np.array(white, pixels.dtype), pixels)
@@ -248,7 +274,7 @@ def read_indices(path: Path, plane: int = 0) -> np.ndarray:
     with _Opened(path, path) as tiff:
         layer, index = _find_plane(path, _layers(path, tiff), plane)
         pixels = _read_plane(path, tiff, layer, index)
-        shown = _shower(tiff, layer, palette=False)
+        shown = _shower(tiff, layer, index, palette=False)
         return shown(pixels) if shown is not None else pixels
 
 
@@ -325,17 +351,21 @@ def _refuse_impossible(path: Path, layer: _Layer, file_bytes: int) -> None:
         raise ImageError(path, "holds YCbCr colours", "Save it as RGB or grey")
 
 
-def _facts(path: Path, tiff: tifffile.TiffFile, layers: list[_Layer]) -> ImageFacts:
-    first = layers[0]
-    vendor = vendor_facts(tiff, first.plane_shape)
+def _facts(
+    path: Path, tiff: tifffile.TiffFile, layers: list[_Layer], of_plane: tuple[_Layer, int]
+) -> ImageFacts:
+    """Return the facts of a file; size, dtype and bits are those of one plane."""
+    layer, index = of_plane
+    vendor = vendor_facts(tiff, layers[0].plane_shape)
+    shape = _shown_shape(layer, index)
     return ImageFacts(
         path=path,
         format=f"TIFF ({vendor.maker})" if vendor.maker else "TIFF",
-        shape=_shown_shape(first),
-        dtype="uint8" if len(_shown_shape(first)) > len(first.plane_shape) else _dtype(first).name,
+        shape=shape,
+        dtype="uint8" if len(shape) > len(layer.plane_shape) else _dtype(layer).name,
         planes=sum(layer.planes for layer in layers),
         pixel_nm=vendor.pixel_nm,
-        bit_depth=_bits(first),
+        bit_depth=_bits(layer),
         info_bar_rows=vendor.info_bar_rows,
         notes=_notes(layers, vendor),
     )
@@ -365,24 +395,28 @@ def _bits(layer: _Layer) -> int:
     return int(bits if isinstance(bits, int) else max(bits))
 
 
-def _shown_shape(layer: _Layer) -> tuple[int, ...]:
+def _shown_shape(layer: _Layer, index: int) -> tuple[int, ...]:
     key = layer.series.keyframe
     if key.photometric == _CMYK and len(layer.plane_shape) == 3:
         return (*layer.plane_shape[:2], 3)
-    if key.photometric != _PALETTE or key.colormap is None or len(layer.plane_shape) == 3:
+    colormap = _colormap(layer, index)
+    if colormap is None:
         return layer.plane_shape
-    grey = palette_is_grey((np.asarray(key.colormap).T >> 8).astype(np.uint8))
+    grey = palette_is_grey((colormap.T >> 8).astype(np.uint8))
     return layer.plane_shape if grey else (*layer.plane_shape, 3)
 
 
 def _find_plane(path: Path, layers: list[_Layer], plane: int) -> tuple[_Layer, int]:
-    rest = plane
-    for layer in layers:
-        if 0 <= rest < layer.planes:
-            return layer, rest
-        rest -= layer.planes
     have = sum(layer.planes for layer in layers)
-    raise ImageError(path, f"has {have} planes, counted from 0, so there is no #{plane}")
+    if not 0 <= plane < have:
+        raise ImageError(path, f"has {have} planes, counted from 0, so there is no #{plane}")
+    if len(layers) == 1:
+        return layers[0], plane
+    places = [(layer, index) for layer in layers for index in range(layer.planes)]
+    if all(layer.series.kind == "generic" for layer in layers):
+        # Pages of several kinds in turn count as they stand in the file, not kind by kind.
+        places.sort(key=lambda place: place[0].page(place[1]).index)
+    return places[plane]
 
 
 def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) -> np.ndarray:
@@ -392,13 +426,12 @@ def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) 
     elif layer.planes == 1:
         pixels = series.asarray()
     else:
-        page_planes = math.prod(series.keyframe.shape) // math.prod(layer.plane_shape)
-        page = series.pages[index // page_planes]
+        page = layer.page(index)
         if page is None:
             raise ImageError(path, f"plane #{index} is missing from the file", "Copy it again")
         pixels = page.asarray()
         axes = series.keyframe.axes
-        index %= page_planes
+        index %= layer.page_planes
     plane = _plane_of(pixels, axes, index)
     if isinstance(pixels, np.memmap):
         # A copy: a file that is rewritten while it is mapped would end the process.

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.images.rows import open_rows
@@ -26,3 +27,11 @@ def test_any_rows_of_a_netpbm_file_are_rows_of_the_whole(name: str, tmp_path: Pa
     with rows:
         for first, last in ((0, 1), (7, 23), (39, 40)):
             assert np.array_equal(rows.read(first, last), whole[first:last])
+
+
+def test_numbers_of_text_may_begin_with_zeros(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P2 3 1 255\n0000128 7 0000000255\n")
+    assert read_micrograph(tmp_path / "a.pgm").pixels.tolist() == [[128, 7, 255]]
+    (tmp_path / "b.pgm").write_bytes(b"P2 2 1 255\n12800000000000 7\n")
+    with pytest.raises(ImageError, match="no numbers"):
+        read_micrograph(tmp_path / "b.pgm")

@@ -1,5 +1,6 @@
 """Kinds of files the corpus lacks, written by the formats' own libraries."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -83,3 +84,62 @@ def test_a_png_that_says_how_it_lies_is_turned_as_label_tools_turn_it(
     read = read_micrograph(tmp_path / "a.png").pixels
     assert probe(tmp_path / "a.png").shape == read.shape
     assert np.array_equal(read, seen)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+_XMP = (
+    b'XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("where", ["behind the pixels", "as a raw profile", "as XMP"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_png_is_turned_by_notes_of_all_kinds(
+    tmp_path: Path, where: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    notes = exif.tobytes()
+    text = b"\nexif\n%8d\n" % len(notes) + notes.hex().encode() + b"\n"
+    raw = b"Raw profile type exif\0\0" + zlib.compress(text)
+    chunk = {
+        "behind the pixels": _chunk(b"eXIf", notes.removeprefix(b"Exif\0\0")),
+        "as a raw profile": _chunk(b"zTXt", raw),
+        "as XMP": _chunk(b"iTXt", _XMP % orientation),
+    }[where]
+    plain = grey_png(RNG.integers(0, 256, (13, 17)).astype(np.uint8), 8)
+    at = plain.rindex(b"IEND") - 4 if where == "behind the pixels" else 33
+    (tmp_path / "a.png").write_bytes(plain[:at] + chunk + plain[at:])
+    with Image.open(tmp_path / "a.png") as stored:
+        seen = np.asarray(ImageOps.exif_transpose(stored))
+    assert not np.array_equal(seen, np.asarray(Image.open(io.BytesIO(plain))))
+    assert probe(tmp_path / "a.png").shape == seen.shape
+    assert np.array_equal(read_micrograph(tmp_path / "a.png").pixels, seen)
+
+
+def test_a_cameras_jpeg_of_several_pictures_is_turned_as_others(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(RNG.integers(0, 256, (16, 24, 3)).astype(np.uint8))
+    picture.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture], exif=exif)
+    with Image.open(tmp_path / "a.jpg") as stored:
+        assert stored.format == "MPO"
+        seen = np.asarray(ImageOps.exif_transpose(stored))
+    read = read_micrograph(tmp_path / "a.jpg").pixels
+    assert probe(tmp_path / "a.jpg").shape == read.shape
+    assert np.abs(read.astype(int) - seen).max() <= 2
+
+
+def test_a_palette_of_greys_only_is_applied(tmp_path: Path) -> None:
+    greys = np.arange(256)
+    greys[200:] = greys[200:][::-1]
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = Image.fromarray(pixels)
+    picture.putpalette([value for grey in greys.tolist() for value in (grey,) * 3])
+    picture.save(tmp_path / "a.png")
+    assert np.array_equal(read_micrograph(tmp_path / "a.png").pixels, greys[pixels])

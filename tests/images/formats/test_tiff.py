@@ -10,6 +10,7 @@ from PIL import Image
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
+from emcfsys_engine.images.rows import PlaneRows, open_rows
 from tests.images.formats.made import RNG
 
 
@@ -100,3 +101,61 @@ def test_a_palette_of_65536_entries_is_read_as_it_is_described(
     assert (facts.shape, facts.dtype) == (read.shape, read.dtype.name)
     wanted = indices if is_grey else (colormap.T >> 8).astype(np.uint8)[indices]
     np.testing.assert_array_equal(read, wanted)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_each_page_has_its_own_palette(tmp_path: Path, compression: str | None) -> None:
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, 256, (2, 40, 50)).astype(np.uint8)
+    palettes = rng.integers(0, 1 << 16, (2, 3, 256)).astype(np.uint16)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page, colormap in zip(indices, palettes, strict=True):
+            writer.write(
+                page,
+                photometric="palette",
+                colormap=colormap,
+                compression=compression,
+                metadata=None,
+            )
+    for plane in range(2):
+        ref = ImageRef(path=tmp_path / "a.tif", plane=plane)
+        shown = (palettes[plane].T >> 8).astype(np.uint8)[indices[plane]]
+        assert np.array_equal(read_micrograph(ref).pixels, shown)
+        with _rows(ref) as rows:
+            assert np.array_equal(rows.read(0, rows.height), shown)
+
+
+def test_pages_of_several_kinds_count_as_they_stand_in_the_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pages = [rng.integers(0, 200, (40, 50)).astype(("u1", "u2")[n % 2]) for n in range(4)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page in pages:
+            writer.write(page, photometric="minisblack", metadata=None)
+    for plane, page in enumerate(pages):
+        ref = ImageRef(path=tmp_path / "a.tif", plane=plane)
+        read = read_micrograph(ref)
+        assert np.array_equal(read.pixels, page)
+        assert read.bit_depth == 8 * page.itemsize
+        with _rows(ref) as rows:
+            assert rows.dtype == page.dtype
+            assert np.array_equal(rows.read(0, rows.height), page)
+
+
+def test_white_is_zero_beside_what_is_transparent_too(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 2)).astype(np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        photometric="miniswhite",
+        extrasamples=["unassalpha"],
+        planarconfig="contig",
+    )
+    read = read_micrograph(tmp_path / "a.tif").pixels
+    assert np.array_equal(read[..., 0], 255 - pixels[..., 0])
+    assert np.array_equal(read[..., 1], pixels[..., 1])
+
+
+def _rows(ref: ImageRef) -> PlaneRows:
+    rows = open_rows(ref)
+    assert rows is not None
+    return rows
