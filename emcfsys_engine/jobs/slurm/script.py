@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from emcfsys_engine.errors import QueueError, SlurmError
+from emcfsys_engine.errors import QueueError, SlurmError, printable
 from emcfsys_engine.jobs.job import WITHOUT_GPU, Cluster, Job, SlurmOrder
 from emcfsys_engine.jobs.machine import Request, WantedCompute
 from emcfsys_engine.jobs.slurm import client
@@ -199,7 +199,7 @@ def tasks_of(job: Job, order: SlurmOrder, needs: Sequence[str]) -> tuple[list[st
     task = [record.python, "-m", _TASK, str(run.folder)]
     script = _TASK_SCRIPT.format(
         job=job.id,
-        run=run.id,
+        run=printable(run.id),  # of whoever named the folder: it stays in its comment
         prolog="\n".join(order.prolog),
         srun=shlex.join(steps),
         task=_hidden(job) + shlex.join(task),
@@ -232,7 +232,7 @@ def script_of(job: Job, order: SlurmOrder, *, worker: Sequence[str] | None = Non
     )
     return _SCRIPT.format(
         job=job.id,
-        run=run.id,
+        run=printable(run.id),  # of whoever named the folder: it stays in its comment
         prolog="\n".join(order.prolog),
         warn_s=order.settings.warn_s or _WARN_S,
         meeting=_MEETING.format(python=shlex.quote(record.python)) if order.nodes > 1 else "",

@@ -1,16 +1,20 @@
 """What the batch script asks for, and what it does before the worker."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from emcfsys_engine.errors import QueueError, SlurmError
-from emcfsys_engine.jobs.job import Cluster, Kind
+from emcfsys_engine.jobs.job import Cluster, Kind, SlurmOrder
 from emcfsys_engine.jobs.machine import WantedCompute
 from emcfsys_engine.jobs.slurm import client
-from emcfsys_engine.jobs.slurm.script import settle_order
+from emcfsys_engine.jobs.slurm.script import script_of, settle_order
 from emcfsys_engine.project_tables import Compute
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.settings import Config
+from tests.jobs.made import job_with
 from tests.jobs.slurm.conftest import SlurmBench
 
 pytestmark = pytest.mark.slurm
@@ -64,3 +68,17 @@ def test_nothing_that_lies_in_the_submitters_folder_is_run(
     assert run.record().folder == str(there)
     assert bench.await_state(bench.submit(run), "done", "failed").state == "done"
     assert not seen.exists()
+
+
+@pytest.mark.parametrize("name", ["a\ntouch ran\n#", "a'\ntouch ran\n'", "$(touch ran)", "a\rb"])
+def test_the_name_of_a_runs_folder_is_no_line_of_the_script(name: str, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "runs", TrainRequest())
+    folder = run.folder.rename(run.folder.with_name(name))
+    job = job_with(1, run=str(folder), executor="slurm", resume="auto", token="t")
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\nexit 0\n")
+    srun.chmod(0o755)
+    script = script_of(job, SlurmOrder(cluster=Cluster(bin=str(tmp_path))))
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=path, check=False, timeout=60)
+    assert not (tmp_path / "ran").exists()
