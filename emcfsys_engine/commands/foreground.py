@@ -76,7 +76,7 @@ def run_in_foreground(run: Run) -> int:
     return _exit_code(run, keeper.returncode)
 
 
-def _tell_news(reader: EventReader, progress: "Progress") -> None:
+def _tell_news(reader: EventReader, progress: "ProgressLine") -> None:
     with contextlib.suppress(OSError):  # its disk is away: the worker goes on, and so do we
         for event in reader.read_new():
             progress.tell(event)

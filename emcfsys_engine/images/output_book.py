@@ -17,13 +17,18 @@ from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from emcfsys_engine import any_names
 from emcfsys_engine.files import next_lines, open_own, reading_own
 from emcfsys_engine.images.copied_folders import is_elsewhere
 from emcfsys_engine.images.origins import Maker, Origin, Origins
-from emcfsys_engine.images.output_names import MASK_SUFFIXES, Stems, instances_of, stems_for
+from emcfsys_engine.images.output_names import (
+    MASK_SUFFIXES,
+    Stems,
+    WantedName,
+    instances_of,
+    leads_out,
+    stems_for,
+)
 from emcfsys_engine.images.own_files import (
     Contents,
     digest_of_output,
@@ -37,21 +42,6 @@ _LINES_AT_ONCE = 10_000  # of a book, written together
 # What a damaged line raises: its files count as somebody else's.
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _Plane = int | None
-
-
-class WantedName(msgspec.Struct, frozen=True, kw_only=True):
-    """An image whose files want a name: all planes of a file are named alike."""
-
-    image: str  # its path, as text: a million are asked for
-    folder: str  # below the output, "" for itself
-    planes: tuple[_Plane, ...] = (None,)
-    version: int = 1
-    content: str = ""  # digest of the image: it is known again when its folder moved
-
-    @property
-    def name(self) -> str:
-        """The image's name, without its folder."""
-        return self.image.rpartition("/")[2]
 
 
 class OutputBook:
@@ -192,7 +182,7 @@ class OutputBook:
 
     def masks(self) -> list[Path]:
         """Return all masks, and pictures beside them, that were ever written here and are there."""
-        names = (file for file in self._digests if file.endswith(MASK_SUFFIXES))
+        names = (one for one in self._digests if one.endswith(MASK_SUFFIXES) and not leads_out(one))
         return [place for name in names if (place := self.out / name).exists()]
 
     def retire(self, wanted: WantedName) -> tuple[list[Path], list[Path]]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
+
 from emcfsys_engine.regions import OF_REGION
 
 MASK_SUFFIXES = (".ome.zarr", ".ome.tif", ".png", ".tif")  # longest first
@@ -163,9 +165,29 @@ def inside(name: str) -> str:
 
     Raises: ValueError for one that leads out of the folder.
     """
-    if name.startswith("/") or ".." in name.split("/"):
+    if leads_out(name):
         raise ValueError(name)
     return name
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether a name below a folder would lead out of it."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
+class WantedName(msgspec.Struct, frozen=True, kw_only=True):
+    """An image whose files want a name: all planes of a file are named alike."""
+
+    image: str  # its path, as text: a million are asked for
+    folder: str  # below the output, "" for itself
+    planes: tuple[int | None, ...] = (None,)
+    version: int = 1
+    content: str = ""  # digest of the image: it is known again when its folder moved
+
+    @property
+    def name(self) -> str:
+        """The image's name, without its folder."""
+        return self.image.rpartition("/")[2]
 
 
 class Stems:

@@ -13,7 +13,8 @@ from emcfsys_engine.annotations.pair_masks import Masks, masks_that_count
 from emcfsys_engine.dataset.samples import gather
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
-from emcfsys_engine.images.output_book import OutputBook, WantedName
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import WantedName
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.project import load_project

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.images.copied_folders import is_elsewhere
-from emcfsys_engine.images.output_book import OutputBook, WantedName, book_of
+from emcfsys_engine.images.output_book import OutputBook, book_of
+from emcfsys_engine.images.output_names import WantedName
 from emcfsys_engine.images.own_files import digest_of_output
 
 

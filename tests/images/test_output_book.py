@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.images.output_book import OutputBook, WantedName
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import WantedName
 from emcfsys_engine.images.own_files import digest_of_output, put
 from emcfsys_engine.images.own_outputs import free_version, write_own
 

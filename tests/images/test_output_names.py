@@ -8,12 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emcfsys_engine.images.output_book import OutputBook, WantedName
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import (
     LABEL_SUFFIXES,
     MASK_SUFFIXES,
     Owner,
     Stems,
+    WantedName,
     file_beside,
     key_of_file,
     keys_of,

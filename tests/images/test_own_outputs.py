@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.images.output_book import OutputBook, WantedName
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import WantedName
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.own_outputs import (
     OutputsBelow,

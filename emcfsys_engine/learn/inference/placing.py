@@ -17,8 +17,8 @@ from msgspec import structs
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
 from emcfsys_engine.images.origins import Maker
-from emcfsys_engine.images.output_book import FOLDER, OutputBook, WantedName
-from emcfsys_engine.images.output_names import key_of_file, keys_of
+from emcfsys_engine.images.output_book import FOLDER, OutputBook
+from emcfsys_engine.images.output_names import WantedName, key_of_file, keys_of
 from emcfsys_engine.images.own_files import identity_of, is_content, is_other_file, lies_in
 from emcfsys_engine.run.events import RunStarted
 from emcfsys_engine.run.folder import Run

@@ -19,8 +19,8 @@ from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, FoundFile
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.outages import is_of_disk
-from emcfsys_engine.images.output_book import OutputBook, WantedName
-from emcfsys_engine.images.output_names import stem_of
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import WantedName, stem_of
 from emcfsys_engine.images.own_files import digest_of_output, is_content, is_other_file, resolved
 from emcfsys_engine.images.own_outputs import OutputsBelow
 from emcfsys_engine.images.reader import probe
