@@ -15,7 +15,7 @@ from emcfsys_engine.annotations.pair_shapes import MAY_BE_OF_ANOTHER
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.dataset.deals import Deal, recognised
 from emcfsys_engine.dataset.samples import Gathered, gather
-from emcfsys_engine.dataset.sources import plain_names
+from emcfsys_engine.dataset.source_images import plain_names
 from emcfsys_engine.dataset.splits import VALIDATION_SHARE, Sample, Split
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.walk import FileStamp, stamp_of, stamps_below

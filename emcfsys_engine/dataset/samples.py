@@ -13,11 +13,11 @@ from emcfsys_engine.annotations.pair_shapes import annotation_for
 from emcfsys_engine.data_counts import remember_counts
 from emcfsys_engine.dataset.deals import Deal, Dealt, full_name, planned, recognised
 from emcfsys_engine.dataset.facts_cache import FactsCache, cache_of
+from emcfsys_engine.dataset.source_images import plain_names
 from emcfsys_engine.dataset.sources import (
     Found,
     LabelRef,
     find_source,
-    plain_names,
     size_mismatch,
 )
 from emcfsys_engine.dataset.splits import Sample, Split, assign_fold, assign_splits

@@ -1,6 +1,5 @@
 """One [[data]] table: its images, its labels, which belongs to which, and what is wrong."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +29,23 @@ from emcfsys_engine.annotations.pairing import (
 )
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
+from emcfsys_engine.dataset.source_images import (
+    AS_STORED,
+    group_of,
+    images_of,
+    name_of,
+    sizes_of,
+)
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
 from emcfsys_engine.images.writers import is_companion
-from emcfsys_engine.project import Project, Source
+from emcfsys_engine.project import Project
 from emcfsys_engine.text import few
 
 Paired = TypeVar("Paired")
 
 LabelKind = Literal["mask", "shapes", "class_folders"]
-_AS_STORED = (
-    "its orientation tag says to turn it, and a TIFF is read as stored. Labels drawn where it is "
-    "shown turned (Labelme, CVAT) do not fit: draw on the pictures of convert --to png"
-)
 _SAY_VALUES = "Say what its values are under [data.labels], or predict it again"
 IN_DOUBT = "nothing undrawn in its image is taken as background"
 
@@ -107,7 +109,7 @@ def find_source(
     table = label_table(project, source)
     left_out: list[Path] = []
     try:
-        images = _images(project, source, left_out)
+        images = images_of(project, source, left_out)
     except InputError as fault:
         faults.append(fault)
         return Found(items=())
@@ -121,10 +123,9 @@ def find_source(
     mine = images if only is None else [image for image in images if image in only]
     if not mine or not source.has_labels:  # without a place for labels they teach without
         return Found(items=(), num_images=len(images))
-    turned: list[str] = []
-    sizes = _sizes(mine, faults, turned)
+    sizes = sizes_of(mine, faults, turned := [])
     if turned:
-        notes.append(f"data.{index}.images: {few(turned)}: {_AS_STORED}")
+        notes.append(f"data.{index}.images: {few(turned)}: {AS_STORED}")
     root = root_of(source.images, project.folder)
     labelled = _Labelled(project, index, table, images, sizes, root, cache, only)
     labels, classes = labelled.find(faults, notes)
@@ -134,7 +135,7 @@ def find_source(
         LabelledItem(
             image=image,
             label=labels[image],
-            name=_name(image, root),
+            name=name_of(image, root),
             group=group_of(source, image, root),
             classes=classes.get(image, frozenset()),
             size_HW=sizes[image],
@@ -438,19 +439,6 @@ class _Labelled:
             faults.append(AnnotationError(str(label), what, remedy))
 
 
-def plain_names(project: Project, index: int) -> list[tuple[ImageRef, str]]:
-    """Return the images of one [[data]] table with their names, which others may have, too.
-
-    A folder that is no longer there has none.
-    """
-    source = project.data[index]
-    root = root_of(source.images, project.folder)
-    try:
-        return [(image, _name(image, root)) for image in _images(project, source)]
-    except InputError:
-        return []
-
-
 def size_mismatch(
     label: LabelRef, label_HW: Sequence[int], image: ImageRef, image_HW: Sequence[int]
 ) -> AnnotationError:
@@ -460,52 +448,3 @@ def size_mismatch(
         f"is {image_HW[1]} × {image_HW[0]}"
     )
     return AnnotationError(str(label), what, "Pair it with the right image, or export it again")
-
-
-def _images(project: Project, source: Source, left_out: list[Path] | None = None) -> list[ImageRef]:
-    images = find_images(source.images, project.folder, left_out)
-    if source.masks is None:
-        return images
-    if source.masks == source.images:
-        return [image for image in images if not is_label_name(image.path)]
-    masks_root = root_of(source.masks, project.folder)
-    images_root = root_of(source.images, project.folder)
-    if masks_root != images_root and masks_root.is_relative_to(images_root):
-        return [image for image in images if not image.path.is_relative_to(masks_root)]
-    return images
-
-
-def _sizes(
-    images: Sequence[ImageRef], faults: list[InputError], turned: list[str]
-) -> dict[ImageRef, tuple[int, int]]:
-    sizes: dict[ImageRef, tuple[int, int]] = {}
-    known: dict[Path, tuple[int, int] | None] = {}
-    for image in images:
-        if image.path not in known:
-            try:
-                facts = probe(image.path)
-                known[image.path] = (facts.shape[0], facts.shape[1])
-                turned += [image.path.name for note in facts.notes if "orientation tag" in note]
-            except InputError as fault:
-                faults.append(fault)
-                known[image.path] = None
-        if (size := known[image.path]) is not None:
-            sizes[image] = size
-    return sizes
-
-
-def _name(image: ImageRef, root: Path) -> str:
-    key, plane = key_of_file(image.path, root, image.plane)
-    name = key.removeprefix("./")
-    return name if plane is None else f"{name}.{plane:04d}"
-
-
-def group_of(source: Source, image: ImageRef, root: Path) -> str | None:
-    """Return what the source's regular expression finds in the path below its folder."""
-    if source.group is None:
-        return None
-    relative = f"{_name(image, root)}{image.path.suffix}"
-    for text in (relative, image.path.name):
-        if found := re.search(source.group, text):
-            return found[1] if found.groups() else found[0]
-    return None

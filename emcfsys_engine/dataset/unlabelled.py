@@ -9,7 +9,7 @@ from dataclasses import replace
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.dataset.deals import full_name
 from emcfsys_engine.dataset.follow import drawn_side
-from emcfsys_engine.dataset.sources import group_of, plain_names
+from emcfsys_engine.dataset.source_images import group_of, plain_names
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.project import Project
 

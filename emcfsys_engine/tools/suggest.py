@@ -24,7 +24,7 @@ from emcfsys_engine.annotations.numbered import all_numbered, read_numbers, with
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.annotations.writer import LABELME_OPENS, LABELME_TOLERANCE_PX, write_png
 from emcfsys_engine.dataset.follow import gather_some
-from emcfsys_engine.dataset.sources import plain_names
+from emcfsys_engine.dataset.source_images import plain_names
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.files import read_own, remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef

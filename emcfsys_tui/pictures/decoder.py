@@ -21,7 +21,8 @@ from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.dataset.deals import planned
 from emcfsys_engine.dataset.follow import labelled_now
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels
-from emcfsys_engine.dataset.sources import LabelRef, plain_names
+from emcfsys_engine.dataset.source_images import plain_names
+from emcfsys_engine.dataset.sources import LabelRef
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit, to_grey

@@ -173,13 +173,3 @@ def test_what_predict_writes_beside_masks_is_of_their_images(make: Maker, tmp_pa
     save(tmp_path / "masks" / "im9x.overlay.png", picture(1))  # beside no mask
     with pytest.raises(DataFaults, match=r"im9x\.overlay\.png: belongs to no image"):
         list_samples(make(AUTO))
-
-
-def test_a_tiff_that_asks_to_be_turned_is_told(make: Maker, tmp_path: Path) -> None:
-    fill(tmp_path, 4, 1)
-    (tmp_path / "images/im0x.png").unlink()
-    turned = [(274, "H", 1, 3, True)]
-    tifffile.imwrite(tmp_path / "images/im0x.tif", picture(0), extratags=turned)
-    notes = [note for note in list_samples(make(AUTO)).notes if "orientation" in note]
-    assert len(notes) == 1
-    assert notes[0].startswith("data.0.images: im0x.tif: its orientation tag says to turn it")
