@@ -120,7 +120,8 @@ def _keypoint_numbers(folder: Path) -> int:
     shape = said[1].get("kpt_shape") if said is not None else None
     if not isinstance(shape, list) or len(shape) != 2:
         return 0
-    return math.prod(int(one) if str(one).isdecimal() else 0 for one in shape)
+    numbers = [one for one in shape if isinstance(one, str) and one.isdecimal()]
+    return math.prod(map(int, numbers)) if len(numbers) == len(shape) else 0
 
 
 def class_names(folder: Path) -> dict[int, str]:
@@ -176,7 +177,9 @@ def _names_of(file: Path, document: Mapping[str, object]) -> dict[int, str]:
     names: dict[int, str] = {}
     for number, name in pairs:
         if not str(number).isdecimal() or not isinstance(name, str):
-            what = f"says names that are no list of names, and no table of numbers: {name!r}"
+            # Never a list itself: ten lines of YAML can name one of 10⁹ words.
+            told = f"{name!r:.40}" if isinstance(name, str) else "lists or tables in it"
+            what = f"says names that are no list of names, and no table of numbers: {told}"
             raise AnnotationError(file, what, "Write them as: names: {0: matrix, 1: pore}")
         names[int(number)] = name.strip()
     return names

@@ -87,3 +87,16 @@ def test_the_names_of_a_set_are_found_where_the_set_begins(tmp_path: Path, folde
     file.write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n")
     (one,) = read_annotations(file)
     assert (one.shapes[0].label, one.remarks) == ("pore", ())
+
+
+@pytest.mark.parametrize("key", ["names: *l9", "names: [pore]\nkpt_shape: [*l9, 2]"])
+def test_lists_of_lists_of_lists_take_no_time(tmp_path: Path, key: str) -> None:
+    lists = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 10)]
+    text = "\n".join(["l0: &l0 [x, x, x, x, x, x, x, x, x]", *lists, key, ""])
+    (tmp_path / "data.yaml").write_text(text)
+    (tmp_path / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    if key.startswith("names: *"):
+        with pytest.raises(AnnotationError, match="lists or tables in it"):
+            read_annotations(tmp_path / "a.txt")
+    else:
+        assert read_annotations(tmp_path / "a.txt")[0].shapes[0].label == "pore"
