@@ -23,12 +23,13 @@ _NO_FILE_OF_OURS = frozenset(
 _SMALL_BYTES = 1 << 12  # that are decoded line by line where one of them is damaged
 
 
-def encode(value: Any, *, indent: int = 0) -> bytes:
+def encode(value: Any, *, indent: int = 0, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
     """Return a value as JSON; lone surrogates are escaped, and `decode` brings them back."""
     try:
-        content = msgspec.json.encode(value)
+        content = msgspec.json.encode(value, enc_hook=enc_hook)
     except UnicodeEncodeError:
-        return json.dumps(msgspec.to_builtins(value), indent=indent or None).encode("ascii")
+        plain = msgspec.to_builtins(value, enc_hook=enc_hook)
+        return json.dumps(plain, indent=indent or None).encode("ascii")
     return msgspec.json.format(content, indent=indent) if indent else content
 
 
@@ -40,11 +41,13 @@ def for_others(document: Any, *, indent: int | None = None) -> bytes:
         return json.dumps(document, indent=indent).encode("ascii")
 
 
-def decode(content: bytes, kind: Any) -> Any:
+def decode(content: bytes | str, kind: Any) -> Any:
     r"""Return what `encode` wrote: as msgspec does, names with \udcXX included.
 
     Raises: msgspec.MsgspecError, also for bytes that are no text or nested too deep.
     """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
     try:
         return _decoder(kind).decode(content)
     except msgspec.ValidationError:

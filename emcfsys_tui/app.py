@@ -69,7 +69,7 @@ def save_report(error: BaseException, where: str = "") -> Path | None:
     )
     try:
         file = prepare(state_folder()) / f"crash-{stamp}.txt"
-        file.write_text(text, "utf-8")
+        file.write_text(text, "utf-8", "backslashreplace")
     except (OSError, EmcfError):
         return None
     return file

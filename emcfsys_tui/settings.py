@@ -301,7 +301,7 @@ def remember(memory: Memory) -> None:
     """Keep this for the next start; a folder that cannot be written is done without."""
     try:
         file = prepare(state_folder()) / "interface.json"
-        write_whole(file, msgspec.json.encode(memory))
+        write_whole(file, any_names.encode(memory))
     except (OSError, EmcfError):
         return
 

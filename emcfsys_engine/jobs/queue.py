@@ -80,6 +80,7 @@ class Queue:
         Raises: QueueError if this machine can never fulfil the request, a job of `after` does not
         exist, or the run has an open job already; RunFolderError if the folder holds no run.
         """
+        _refuse_no_text(run_folder)
         run = Run(run_folder)
         record = run.record()
         kind = _kind(record)
@@ -375,6 +376,15 @@ def submit_run(queue: Queue, run: Run, name: str, project: Project | None, optio
     except (QueueError, SlurmError):
         run.discard()
         raise
+
+
+def _refuse_no_text(folder: Path) -> None:
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        what = "has a name that is no UTF-8, which the queue cannot keep"
+        remedy = "Rename its folder, or do without the queue, as with: emcfsys-engine train"
+        raise QueueError(str(folder), what, remedy) from None
 
 
 def _refuse_queued(queue: Queue, run: Run) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 from textual.message import Message
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.images.walk import FileStamp, names_below, split_glob, stamp_of, stamps_below
 from emcfsys_engine.project import load_project
@@ -161,9 +162,9 @@ class Decoder:
             self._end_child()
             self._child = child = _start(["serve"], stdin=subprocess.PIPE)
         assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(msgspec.json.encode(request, enc_hook=str) + b"\n")
+        child.stdin.write(any_names.encode(request, enc_hook=str) + b"\n")
         child.stdin.flush()
-        head: dict[str, Any] = msgspec.json.decode(child.stdout.readline())
+        head: dict[str, Any] = any_names.decode(child.stdout.readline(), Any)
         grey = child.stdout.read(head.pop("num_grey", 0))
         ids = child.stdout.read(head.pop("num_ids", 0))
         rims = child.stdout.read(head.pop("num_rims", 0))
@@ -237,7 +238,7 @@ def list_images(
         for line in child.stdout:
             if is_over():
                 break
-            _tell(folder, msgspec.json.decode(line), quick, post)
+            _tell(folder, any_names.decode(line, Any), quick, post)
     finally:
         _end(child)
 
@@ -247,7 +248,7 @@ def check(folder: Path) -> CheckRead:
     words = ["check", str(folder), "--json", "--no-dry-run"]
     done = run_command(words, is_look=True, on_start=give_way)
     try:
-        report: dict[str, Any] = msgspec.json.decode(done.out)
+        report: dict[str, Any] = any_names.decode(done.out, Any)
     except msgspec.DecodeError:
         fault = FindingRow(level="error", file="check", what=done.words or "ended badly", remedy="")
         return CheckRead(CheckState(findings=(fault,), summary="the check could not be made"))

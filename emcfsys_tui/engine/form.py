@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, printable
 from emcfsys_engine.files import plain_bytes, write_whole
 from emcfsys_engine.project import (
@@ -254,7 +255,7 @@ class Forecaster:
         if mine[0] is not self._child:
             return None
         try:
-            found: dict[str, Any] = msgspec.json.decode(done.out)
+            found: dict[str, Any] = any_names.decode(done.out, Any)
         except msgspec.DecodeError:
             return Forecast(overrides=overrides, fault=done.words or "it ended without a word")
         return Forecast(

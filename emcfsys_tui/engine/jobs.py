@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.images.mosaic_view import ref_of
 from emcfsys_engine.jobs import queue as engine_queue
@@ -138,7 +139,7 @@ def refusals_of(folder: Path, overrides: tuple[str, ...]) -> tuple[FindingRow, .
     settings = [word for one in overrides for word in ("--set", one)]
     done = run_command(["check", str(folder), "--quick", "--json", *settings], is_look=True)
     try:
-        report: dict[str, Any] = msgspec.json.decode(done.out)
+        report: dict[str, Any] = any_names.decode(done.out, Any)
     except msgspec.DecodeError:
         remedy = "Try: emcfsys-engine check"
         raise InputError(folder, f"cannot be checked: {done.words}", remedy) from None

@@ -52,6 +52,11 @@ def rankings(folder: Path) -> list[Path]:
     ]
 
 
+class _Suggested(msgspec.Struct, frozen=True):
+    suggestions: list[object]
+    waiting: int
+
+
 class _Ranked(msgspec.Struct, frozen=True):
     image: str
     score: float
@@ -71,8 +76,8 @@ def suggest(folder: Path, answer: str) -> str:
     done = run_command(["suggest", str(folder), "--number", answer, "--json"])
     if done.code != 0:
         raise InputError("suggest", done.words.removeprefix("emcfsys-engine: ") or "failed")
-    found = msgspec.json.decode(done.out)
-    number, waiting = len(found["suggestions"]), found["waiting"]
+    found = any_names.decode(done.out, _Suggested)
+    number, waiting = len(found.suggestions), found.waiting
     return (
         f"{number} suggestions; {waiting} wait to be corrected and saved in Labelme: U shows them"
     )

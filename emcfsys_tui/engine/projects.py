@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.data_counts import recall_counts
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.hotfolder.ledger import read_ledger
@@ -54,7 +55,7 @@ def look_into(new: NewProject) -> FolderLook:
     """
     done = run_command([*_command(new), "--look", "--json"], is_look=True)
     try:
-        return msgspec.json.decode(done.out, type=FolderLook)
+        return any_names.decode(done.out, FolderLook)
     except msgspec.MsgspecError:
         raise InputError("new", done.words.removeprefix("emcfsys-engine: ") or "ended") from None
 

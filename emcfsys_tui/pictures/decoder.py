@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from emcfsys_engine import any_names
 from emcfsys_engine.annotations.formats.labelme import waiting_suggestions
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.dataset.deals import planned
@@ -184,7 +185,7 @@ class Viewer:
         key = (
             request.path,
             request.plane,
-            bytes(request.label),
+            repr(request.label),
             request.mask,
             _stamp(request.path),
             _stamp(request.mask),
@@ -253,7 +254,7 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
     """Answer requests until the interface is gone."""
     viewer = Viewer()
     for line in source:
-        out.write(viewer.answer(msgspec.json.decode(line, type=PictureRequest)).line())
+        out.write(viewer.answer(any_names.decode(line, PictureRequest)).line())
         out.flush()
 
 
@@ -268,7 +269,7 @@ def main() -> None:
 
 
 def _write(out: BinaryIO, document: dict[str, object]) -> None:
-    out.write(msgspec.json.encode(document, enc_hook=str) + b"\n")
+    out.write(any_names.encode(document, enc_hook=str) + b"\n")
     out.flush()
 
 
@@ -340,7 +341,7 @@ def _stamp(path: str) -> tuple[int, int, int]:
 def _labels(
     request: PictureRequest, ref: ImageRef, project: Project, shape: tuple[int, int]
 ) -> np.ndarray | None:
-    label = msgspec.json.decode(request.label, type=LabelRef | None, dec_hook=_path)
+    label = msgspec.convert(request.label, LabelRef | None, dec_hook=_path)
     if label is None:
         return None
     sample = Sample(

@@ -1,9 +1,10 @@
 """What the interface and the child that looks at images say to each other."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_tui.view_models import Drawing
 
 
@@ -14,7 +15,7 @@ class PictureRequest(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     project: str = ""
     plane: int | None = None
-    label: msgspec.Raw = msgspec.Raw(b"null")
+    label: Any = None  # where the labels are, as JSON has it
     source: int = 0
     mask: str = ""  # a prediction; instead of the label
     model: str = ""  # whose classes the mask has; instead of the project's
@@ -70,7 +71,7 @@ class Reply(NamedTuple):
             num_graphic=len(self.graphic),
         )
         pixels = self.grey + self.ids + self.rims + self.graphic
-        return msgspec.json.encode(head) + b"\n" + pixels
+        return any_names.encode(head) + b"\n" + pixels
 
 
 def room(request: PictureRequest, wide: float, high: float) -> tuple[int, int]:

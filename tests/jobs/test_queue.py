@@ -170,3 +170,12 @@ def test_a_run_in_the_queue_is_not_submitted_again_and_nothing_of_it_is_lost(ben
     with pytest.raises(QueueError, match="is job 1 of the queue"):
         submit_run(bench.queue, run, "again", None, Options())
     assert run.record_file.exists()
+
+
+def test_a_folder_whose_name_is_no_utf8_is_refused_and_leaves_no_run(bench: Bench) -> None:
+    bench.project = bench.project.with_name("caf\udce9")
+    run = bench.run()
+    with pytest.raises(QueueError, match="no UTF-8.*Rename its folder"):
+        submit_run(bench.queue, run, "p", None, Options())
+    assert not run.folder.exists()
+    assert not bench.queue.list()

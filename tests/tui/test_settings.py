@@ -65,6 +65,8 @@ def test_a_start_finds_what_the_last_one_left() -> None:
     assert remembered() == Memory()
     remember(with_recent(Memory(theme="nord"), Path("/a"), "data"))
     assert remembered() == Memory(recent=("/a",), place="/a", tab="data", theme="nord")
+    remember(with_recent(Memory(), Path("/caf\udce9"), "data"))
+    assert remembered().place == "/caf\udce9"
 
 
 def test_the_newest_project_stands_first_and_once() -> None:

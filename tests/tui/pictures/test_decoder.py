@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emcfsys_engine import any_names
 from emcfsys_engine.run.folder import Run
 from emcfsys_tui.pictures.decoder import Viewer, list_images, serve
 from emcfsys_tui.pictures.protocol import Answer, PictureRequest
@@ -88,3 +89,19 @@ def _listed(project: Path) -> list[dict[str, str]]:
     list_images(project / "project.toml", out)
     rows: list[dict[str, str]] = json.loads(out.getvalue().partition(b"\n")[0])["images"]
     return rows
+
+
+def test_images_and_labels_whose_names_are_no_utf8_are_shown(image: Path) -> None:
+    (image.parent / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "."\nmasks = "."\n'
+    )
+    other = image.rename(image.with_name("caf\udce9.png"))
+    mask = image.with_name("mask.png").rename(image.with_name("mask\udce9.png"))
+    label = {"path": str(mask), "kind": "mask"}
+    asked = request(other, project=str(image.parent / "project.toml"), label=label)
+    out = io.BytesIO()
+    serve(io.BytesIO(any_names.encode(asked) + b"\n"), out)
+    answer = any_names.decode(out.getvalue().partition(b"\n")[0], Answer)
+    assert not answer.fault
+    assert answer.num_grey == answer.num_ids == 800
+    assert [name for _, name in answer.classes] == ["a", "b"]
