@@ -50,6 +50,11 @@ class NotedOrigins:
         book = self._book_of(mask.absolute().parent, _LEVELS)
         return book is not None and book.has(mask.absolute())
 
+    def is_known(self, file: Path) -> bool:
+        """Tell by its name whether this program ever wrote a file."""
+        book = self._book_of(file.absolute().parent, _LEVELS)
+        return book is not None and book.is_known(file.absolute())
+
     def is_behind_masks(self, outlines: Path) -> bool:
         """Tell whether outlines, as this program wrote them, say less than masks beside them.
 
@@ -128,6 +133,18 @@ class Masks:
     def is_of_model(self, mask: ImageRef) -> bool:
         """Tell whether a mask is as a model made it."""
         return mask in self.origins and self.origins[mask].is_of_model
+
+    def name_beside(self, others: Iterable[ImageRef]) -> None:
+        """Say which files are no masks by their names only: `predict` did not write them here."""
+        names = sorted(
+            one.path.name
+            for one in others
+            if one.path.suffix == ".png" and not self.known.is_known(one.path)
+        )
+        if names:
+            are = how_many(len(names), "file is", "files are")
+            what = "taken for what predict writes beside a mask, by name: left out"
+            self.notes.append(f"{are} {what} ({few(names, 3)})")
 
     def drop(self, mask: ImageRef) -> None:
         """Leave one more out."""

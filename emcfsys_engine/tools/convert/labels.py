@@ -145,8 +145,9 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
     log.notes.clear()
     images = set(given.refs)
     every = find_images(given.source, given.base)
-    masks = [ref for ref in every if ref not in images and not is_companion(ref.path)]
-    counting = masks_that_count(masks)
+    beside = {ref for ref in every if ref not in images and is_companion(ref.path)}
+    counting = masks_that_count([ref for ref in every if ref not in images | beside])
+    counting.name_beside(beside)
     if classes is not None and not given.labels:
         for mask in counting.of_other_classes(classes):
             log.skip(counting.other_classes(mask, "Convert it with its own classes"))

@@ -173,11 +173,11 @@ def _find_masks(
     mask_root = root_of(masks, base)
     known = set(refs) if images != masks else set[ImageRef]()
     own = out.absolute()
-    found = [
-        ref
-        for ref in find_images(masks, base)
-        if ref not in known and not is_companion(ref.path) and not _is_ours(ref.path, own)
+    every = [
+        ref for ref in find_images(masks, base) if ref not in known and not _is_ours(ref.path, own)
     ]
+    beside = {ref for ref in every if is_companion(ref.path)}
+    found = [ref for ref in every if ref not in beside]
     if not found:
         raise AnnotationError(base / masks, "holds no masks", "Name masks or their folder")
     counting = masks_that_count(found)
@@ -192,6 +192,7 @@ def _find_masks(
             if mask in items.masks:
                 remedy = "Mend the names, or leave out --images"
                 items.fail(mask, AnnotationError(str(mask), f"no image of {images} fits", remedy))
+    counting.name_beside(beside)
     items.notes += counting.notes
     items.may_contradict = may_contradict(counting, 2 if classes is None else len(classes))
     return items

@@ -162,3 +162,12 @@ def test_labels_too_long_for_a_name_are_skipped_and_all_others_written(tmp_path:
     assert [Path(file).stem for file in done.written] == ["a", "z"]
     (left,) = done.skipped
     assert "too long for a name" in left.why
+
+
+def test_a_mask_called_like_what_predict_writes_beside_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("a", "a.view"):
+        _stencil(tmp_path / "masks" / f"{name}.png", slice(0, 20))
+    done = convert_labels("masks", tmp_path / "out", to="masks", base=tmp_path)
+    assert [Path(file).name for file in done.written] == ["a.png"]
+    assert any("left out (a.view.png)" in note for note in done.notes)

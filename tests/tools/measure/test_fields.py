@@ -98,3 +98,14 @@ def test_one_folder_of_masks_a_class_is_joined_first(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="one folder of masks a class"):
         measure_masks(str(tmp_path / "m"), tmp_path / "o", settings)
     assert not (tmp_path / "o").exists()
+
+
+def test_a_mask_called_like_what_predict_writes_beside_one_is_named(tmp_path: Path) -> None:
+    mask = np.zeros((10, 20), np.uint8)
+    mask[2:6, 3:11] = 1
+    for name in ("a.png", "a.view.png"):
+        Image.fromarray(mask).save(tmp_path / name)
+    settings = MeasureSettings(classes={"background": 0, "grain": 1}, histogram="none")
+    done = measure_masks(str(tmp_path), tmp_path / "t", settings, base=tmp_path)
+    assert done.num_masks == 1
+    assert any("left out (a.view.png)" in note for note in done.notes)
