@@ -300,7 +300,7 @@ def _line_of(event: ImageDone, project: Project) -> HotLine:
         image=_short(project, event.image),
         path=_below(project, project.hotfolder.watch or "", event.image),
         mask=_below(project, project.hotfolder.output, event.mask),
-        text="  ".join(words),
+        text=printable("  ".join(words)),  # classes are called as somebody wrote them
         unlike=event.unlike,
     )
 

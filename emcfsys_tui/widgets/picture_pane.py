@@ -140,17 +140,19 @@ class PictureBox(Vertical):
         title = f"{lead}{line} {scale}" if scale else lead + "─" * 200
         self.query_one("#picture-title", Static).update(title, layout=False)
         self.query_one("#picture-legend", Static).update(self._legend(), layout=False)
-        point = self.point or self._facts()
+        point = printable(self.point or self._facts())
         self.query_one("#picture-point", Static).update(f" {point}", layout=False)
 
     def _facts(self) -> str:
         shown = self.picture
         if shown is None or not shown.grey:
-            return self.counts
+            return printable(self.counts)
         words = f"{shown.image_px[0]}×{shown.image_px[1]} px"
         words += f"  {shown.pixel_nm:.4g} nm/px" if shown.pixel_nm else ""
         room = self.size.width - cell_len(words) - 5
-        words += f"  {fitted(self.counts, room)}".rstrip() if room >= _LEAST_WORDS else ""
+        words += (
+            f"  {fitted(printable(self.counts), room)}".rstrip() if room >= _LEAST_WORDS else ""
+        )
         return printable(shown.info) if shown.info else words
 
     def _legend(self) -> Text:

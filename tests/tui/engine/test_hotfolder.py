@@ -146,3 +146,14 @@ def test_the_next_watch_follows_the_recipe_of_the_newest_or_is_refused_by_it(dem
         start_watch(demo, state.recipe_file)
     _watch(demo)
     assert _read(HotFolderReader(demo)).recipe_file == ""
+
+
+def test_no_escape_of_a_class_name_reaches_the_terminal(demo: Path) -> None:
+    watch = _watch(demo)
+    (demo / "incoming").mkdir()
+    with EventWriter(watch.events_file) as events:
+        events.write(RunStarted(run=watch.id, does="watch"))
+        shares = {"evil\x1b[31m": 0.5}
+        events.write(ImageDone(image="a.tif", mask="a.png", seconds=0.1, lag_s=0.5, shares=shares))
+    (line,) = _read(HotFolderReader(demo)).newest
+    assert line.text == r"evil\x1b[31m 50.0%"
