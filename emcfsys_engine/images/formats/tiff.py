@@ -41,6 +41,11 @@ def segmented(
         return None
     wide_px = int(key.tilewidth) if key.is_tiled else shape[1]
     across = -(-shape[1] // wide_px)
+    # Old writers say 0 bytes of a segment that is there: read whole, its length is known.
+    if any(
+        at and not size for at, size in zip(page.dataoffsets, page.databytecounts, strict=False)
+    ):
+        return None
     options: dict[str, Any] = {}
     if key.compression in _JPEG:
         options = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}

@@ -1,5 +1,6 @@
 """TIFF stacks in every layout."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,19 @@ def test_white_is_zero_beside_what_is_transparent_too(tmp_path: Path) -> None:
     read = read_micrograph(tmp_path / "a.tif").pixels
     assert np.array_equal(read[..., 0], 255 - pixels[..., 0])
     assert np.array_equal(read[..., 1], pixels[..., 1])
+
+
+def test_a_strip_that_is_said_to_have_no_bytes_is_read(tmp_path: Path) -> None:
+    pages = np.random.default_rng(0).integers(0, 256, (2, 40, 50)).astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page in pages:
+            writer.write(page, photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
+        tiff.pages[0].aspage().tags["StripByteCounts"].overwrite(0)
+    ref = ImageRef(path=tmp_path / "a.tif", plane=0)
+    assert np.array_equal(read_micrograph(ref).pixels, pages[0])
+    with open_rows(ref) or nullcontext() as rows:
+        assert rows is None or np.array_equal(rows.read(0, rows.height), pages[0])
 
 
 def _rows(ref: ImageRef) -> PlaneRows:
