@@ -415,6 +415,12 @@ def _find_plane(path: Path, layers: list[_Layer], plane: int) -> tuple[_Layer, i
     have = sum(layer.planes for layer in layers)
     if not 0 <= plane < have:
         raise ImageError(path, f"has {have} planes, counted from 0, so there is no #{plane}")
+    found = _place_of(layers, plane)
+    _refuse_lost(path, *found)
+    return found
+
+
+def _place_of(layers: list[_Layer], plane: int) -> tuple[_Layer, int]:
     if len(layers) == 1:
         return layers[0], plane
     places = [(layer, index) for layer in layers for index in range(layer.planes)]
@@ -422,6 +428,17 @@ def _find_plane(path: Path, layers: list[_Layer], plane: int) -> tuple[_Layer, i
         # Pages of several kinds in turn count as they stand in the file, not kind by kind.
         places.sort(key=lambda place: place[0].page(place[1]).index)
     return places[plane]
+
+
+def _refuse_lost(path: Path, layer: _Layer, index: int) -> None:
+    """Refuse a page that does not tell where all its strips or tiles lie: they would be black."""
+    if layer.series.dataoffset is not None or (page := layer.page(index)) is None:
+        return
+    wanted = math.prod(layer.series.keyframe.chunked)
+    have = min(len(page.dataoffsets), len(page.databytecounts))
+    if have < wanted:
+        what = f"is damaged: it tells of {have} of the {wanted} parts of its pixels where they lie"
+        raise ImageError(path, what, "Copy or export it again")
 
 
 def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,3 +174,23 @@ def _rows(ref: ImageRef) -> PlaneRows:
     rows = open_rows(ref)
     assert rows is not None
     return rows
+
+
+@pytest.mark.parametrize(
+    ("tag", "options"), [(279, {"rowsperstrip": 8}), (325, {"tile": (16, 16)})]
+)
+@pytest.mark.parametrize("pages", [1, 3])
+def test_a_page_that_lost_where_its_parts_lie_is_refused_not_black(
+    tmp_path: Path, tag: int, options: dict[str, Any], pages: int
+) -> None:
+    file = tmp_path / "a.tif"
+    stack = np.full((pages, 64, 48), 7, np.uint8)
+    tifffile.imwrite(file, stack, photometric="minisblack", metadata=None, **options)
+    with tifffile.TiffFile(file) as tiff:
+        place = tiff.pages[pages - 1].aspage().tags[tag].offset
+    content = bytearray(file.read_bytes())
+    content[place : place + 2] = (60000).to_bytes(2, "little")
+    file.write_bytes(content)
+    for read in (read_micrograph, open_rows):
+        with pytest.raises(ImageError, match=r"parts of its pixels where they lie|damaged"):
+            read(ImageRef(path=file, plane=pages - 1 if pages > 1 else None))
