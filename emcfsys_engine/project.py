@@ -27,6 +27,7 @@ from emcfsys_engine.project_tables import (
     Training,
 )
 from emcfsys_engine.settings import SlurmSettings, check_slurm, check_table, nearest, unknown_keys
+from emcfsys_engine.text import for_shell
 from emcfsys_engine.verdicts import check_groups, check_limits
 
 UNLABELLED = 255
@@ -232,7 +233,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         with io.TextIOWrapper(reading(file), "utf-8-sig") as stream:
             return tomli.loads(stream.read())
     except FileNotFoundError:
-        remedy = f"Make one with: emcfsys-engine new {file.parent}"
+        remedy = f"Make one with: emcfsys-engine new {for_shell(file.parent)}"
         raise ProjectError(file, "", "there is no such file", remedy) from None
     except IsADirectoryError:
         raise ProjectError(file, "", "is a folder", "Name its project.toml") from None

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
 from emcfsys_engine.files import read_own, reading, temporary_of, write_whole
+from emcfsys_engine.text import for_shell
 
 Table = TypeVar("Table", bound=msgspec.Struct)
 _KEY, _KEY_BYTES = "run.key", 32
@@ -292,7 +293,7 @@ def _read(file: Path) -> dict[str, Any] | None:
             status = os.fstat(stream.fileno())
             if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o002:
                 what = "may be written by others, and says what is executed"
-                raise ProjectError(file, "", what, f"Own it and run chmod o-w {file}")
+                raise ProjectError(file, "", what, f"Own it and run chmod o-w {for_shell(file)}")
             return tomli.loads(stream.read().decode())
     except FileNotFoundError:
         return None

@@ -1,6 +1,7 @@
 """Times, durations, sizes and nested settings as text: the same words in commands and screens."""
 
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -47,6 +48,12 @@ def few(names: Sequence[str], most: int = 6, *, between: str = ", ") -> str:
     """Return the first of some names, and how many more there are: a, b and 3 more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(names[:most]) + more
+
+
+def for_shell(path: object) -> str:
+    """Return a path as a person can paste it into a command: quoted, and never an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def size(num_bytes: int) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from emcfsys_engine.commands.jobs import shown, table_of
 from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.text import for_shell
 from emcfsys_tui.engine.projects import read_projects
 from emcfsys_tui.engine.runs import open_queue
 from emcfsys_tui.engine.runs_reader import RunsReader
@@ -48,7 +49,7 @@ def _runs(folder: Path) -> list[str]:
     while read is not None and not read.is_complete:
         read = reader.read()
     if read is None or not read.runs:
-        return [printable(f"{folder.name}: no runs yet. emcfsys-engine train {folder}")]
+        return [printable(f"{folder.name}: no runs yet. emcfsys-engine train {for_shell(folder)}")]
     lines = [f"{'RUN':<12} {'STATE':<13} {'STEP':>8} {'IOU':>6}  REASON"]
     for row in read.runs:
         score = "–" if row.score is None else f"{row.score:.3f}"

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emcfsys_engine.text import cell_of, few, how_many, text_of_cell, told_apart
+from emcfsys_engine.text import cell_of, few, for_shell, how_many, text_of_cell, told_apart
 
 EVIL = "=+-@＝＋－＠"
 BLANKS = " \t\r\n\u00a0\u200b\ufeff'"
@@ -77,3 +79,14 @@ def _parts(cell: str) -> list[str]:
     for mark in ";\t\r":
         cell = cell.replace(mark, "\n")
     return cell.split("\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.tif", "-rf", "a;touch x", "$(id)", "it's", "a\nb", "plain.tif"]
+)
+def test_a_path_in_a_command_to_paste_is_one_word_and_no_option(name: str) -> None:
+    words = shlex.split(f"chmod +r {for_shell(Path(name))}")
+    assert words[:2] == ["chmod", "+r"]
+    assert len(words) == 3
+    assert Path(words[2]) == Path(name)
+    assert not words[2].startswith("-")

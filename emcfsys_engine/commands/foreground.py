@@ -36,7 +36,7 @@ from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.outcome import told_by_process
 from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest, WatchRequest
 from emcfsys_engine.settings import Config, load_config
-from emcfsys_engine.text import how_many
+from emcfsys_engine.text import for_shell, how_many
 
 _LOOK_EVERY_S = 0.1
 _LOOK_AT_FOLDER_S = 1.0
@@ -89,7 +89,7 @@ def refuse_cluster(project: Project, command: str) -> None:
     """
     if project.compute.executor == "slurm":
         remedy = (
-            f"Run: emcfsys-engine submit {command} {project.folder}, or add --set"
+            f"Run: emcfsys-engine submit {command} {for_shell(project.folder)}, or add --set"
             " compute.executor=local"
         )
         what = '"slurm" does not run in the foreground'

@@ -21,7 +21,7 @@ from emcfsys_engine.images.own_files import write_new
 from emcfsys_engine.project import Project
 from emcfsys_engine.project_tables import Inference, Limit, Parts
 from emcfsys_engine.run.records import versions_here
-from emcfsys_engine.text import flattened
+from emcfsys_engine.text import flattened, for_shell
 
 FORMAT = 1
 _MOST_BYTES = 4 << 20
@@ -173,7 +173,9 @@ def recipe_to_follow(file: str, project: Project, model: Path) -> Recipe | None:
     named = refuse_other(Path(file), recipe, project)
     if not named.samefile(model):
         what = f"model: the recipe has {named} now, this watch was made for {model}"
-        raise InputError(file, what, f"Start another watch: emcfsys-engine watch --recipe {file}")
+        raise InputError(
+            file, what, f"Start another watch: emcfsys-engine watch --recipe {for_shell(file)}"
+        )
     return recipe
 
 

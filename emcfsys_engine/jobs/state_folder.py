@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.files import file_system_of, is_network
+from emcfsys_engine.text import for_shell
 
 _OURS = ("queue.sqlite", "daemon.", "wake")
 
@@ -60,5 +61,5 @@ def _make_private(folder: Path) -> None:
     if all(file.name.startswith(_OURS) for file in folder.iterdir()):
         folder.chmod(0o700)
         return
-    remedy = f"Run chmod 700 {folder}, or set EMCFSYS_HOME to a folder of its own"
+    remedy = f"Run chmod 700 {for_shell(folder)}, or set EMCFSYS_HOME to a folder of its own"
     raise QueueError(folder, "may be read by other users", remedy)

@@ -13,6 +13,7 @@ from emcfsys_engine.run.events import CheckpointSaved, reversed_events
 from emcfsys_engine.run.folder import Run, new_run, open_run
 from emcfsys_engine.run.records import RunRecord, TrainRequest
 from emcfsys_engine.settings import check_table
+from emcfsys_engine.text import for_shell
 
 
 def new_trainings(project: Project, *, resume: Literal["auto", "never"] = "never") -> list[Run]:
@@ -72,7 +73,7 @@ def models_of(place: Path) -> tuple[Path, ...]:
         _refuse_incomplete(runs, runs[0].folder.parent / group)
     for run in runs:
         if not run.best_model.is_file():
-            remedy = f"Finish it with: emcfsys-engine train --resume {run.folder}"
+            remedy = f"Finish it with: emcfsys-engine train --resume {for_shell(run.folder)}"
             raise RunFolderError(run.folder, "has no best model yet", remedy)
     return tuple(run.best_model for run in runs)
 
@@ -129,7 +130,7 @@ def refuse_without_checkpoint(run: Run) -> None:
         return
     every = reversed_events(run.events_file)
     if any(isinstance(one, CheckpointSaved) and one.role != "best" for one in every):
-        remedy = f"Begin a new training with its weights: --from {run.folder}"
+        remedy = f"Begin a new training with its weights: --from {for_shell(run.folder)}"
         raise RunFolderError(run.folder, "has no checkpoint to go on from any more", remedy)
 
 

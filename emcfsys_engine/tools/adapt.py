@@ -27,6 +27,7 @@ from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, read_card
 from emcfsys_engine.project import UNLABELLED, Project, load_project
+from emcfsys_engine.text import for_shell
 from emcfsys_engine.tools.new_project import toml_text
 
 _MOST_RESCALED = 4  # times that images are enlarged or made smaller
@@ -51,7 +52,7 @@ def make_adaptation(
     except UnknownClassError as fault:  # there is no project that could map it
         remedy = (
             f"The model's are {', '.join(card.classes)}: call it by one of them. For other classes "
-            f"make a project (emcfsys-engine new) and train it with --from {model}"
+            f"make a project (emcfsys-engine new) and train it with --from {for_shell(model)}"
         )
         raise UnknownClassError(fault.where, fault.what, remedy) from None
     for kind in ("masks", "quarters", "quarter_masks"):

@@ -24,7 +24,7 @@ from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.own_files import write_new
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
 from emcfsys_engine.project import MAX_CLASS_VALUE, load_project
-from emcfsys_engine.text import how_many
+from emcfsys_engine.text import for_shell, how_many
 from emcfsys_engine.tools.new_classes import (
     Proposal,
     from_class_folders,
@@ -143,7 +143,9 @@ def make_project(
     left = [f"{layout.images}: {left_out_words(left_out)}"] if left_out else []
     told = [str(fault) for fault in faults[:_MOST_FAULTS]]
     if len(faults) > len(told):
-        told.append(f"and {len(faults) - len(told)} more: emcfsys-engine check {file} names all")
+        told.append(
+            f"and {len(faults) - len(told)} more: emcfsys-engine check {for_shell(file)} names all"
+        )
     return NewProject(file=file, notes=(f"{counts} ({where})", *left, *proposal.notes, *told))
 
 

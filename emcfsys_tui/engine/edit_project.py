@@ -14,6 +14,7 @@ from typing import Any
 
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.files import plain_bytes, write_whole
+from emcfsys_engine.text import for_shell
 
 _MAY_WRITE = 0o222  # of owner, group and others: root could, but is not meant to
 _MOST_TRIES, _TRY_AGAIN_S = 200, 0.01
@@ -61,7 +62,8 @@ def _edit(file: Path, place: Path, change: Callable[[Any], None], digest: str) -
     try:
         mode = stat.S_IMODE(place.stat().st_mode)
         if not mode & _MAY_WRITE or not os.access(place, os.W_OK):  # a new file could take its name
-            raise ProjectError(file, "", "is read-only", f"If it may change: chmod u+w {place}")
+            remedy = f"If it may change: chmod u+w {for_shell(place)}"
+            raise ProjectError(file, "", "is read-only", remedy)
         # Looked at once more when the new content is on the disk: it may have taken its time.
         write_whole(place, mark + text.encode(), mode=mode, look=refuse_changed)
     except OSError as error:

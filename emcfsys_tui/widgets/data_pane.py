@@ -13,7 +13,7 @@ from textual.reactive import reactive
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
-from emcfsys_engine.text import how_many
+from emcfsys_engine.text import for_shell, how_many
 from emcfsys_tui.engine import data, notices, predictions, runs
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.engine.edit_project import digest_of
@@ -147,7 +147,7 @@ class DataPane(PicturePane):
     @property
     def command(self) -> str:
         """The command that checks the same."""
-        return f"emcfsys-engine check {self.folder}"
+        return f"emcfsys-engine check {for_shell(self.folder)}"
 
     def compose(self) -> ComposeResult:
         """List and check at the left, the picture at the right."""

@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_engine.hotfolder.judged import Word
-from emcfsys_engine.text import clock, span
+from emcfsys_engine.text import clock, for_shell, span
 from emcfsys_tui.engine import hotfolder, notices
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import HotRead, TabWanted, TrendRead
@@ -120,9 +120,9 @@ class HotFolderPane(PicturePane):
     def command(self) -> str:
         """The command that does the same."""
         if self.hot.state == "stopped":
-            recipe = f" --recipe {self.hot.recipe_file}" if self.hot.recipe_file else ""
-            return f"emcfsys-engine submit watch {self.folder}{recipe}"
-        return f"emcfsys-engine watch {self.folder} --status"
+            recipe = f" --recipe {for_shell(self.hot.recipe_file)}" if self.hot.recipe_file else ""
+            return f"emcfsys-engine submit watch {for_shell(self.folder)}{recipe}"
+        return f"emcfsys-engine watch {for_shell(self.folder)} --status"
 
     def compose(self) -> ComposeResult:
         """State, newest, failures, picture."""
@@ -452,7 +452,8 @@ def _hint(hot: HotState) -> str:
     if hot.state == "stopped":
         return (
             f"Nothing came yet. space starts watching {hot.watch}/ with the {hot.model} model."
-            f"\nTo try it without a microscope: emcfsys-engine demo --microscope {hot.watch}"
+            "\nTo try it without a microscope: emcfsys-engine demo"
+            f" --microscope {for_shell(hot.watch)}"
         )
     return f"Waiting for images in {hot.watch}/"
 

@@ -10,7 +10,7 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
-from emcfsys_engine.text import size
+from emcfsys_engine.text import for_shell, size
 from emcfsys_tui.engine import hotfolder
 from emcfsys_tui.messages import ModelsRead, TabWanted
 from emcfsys_tui.settings import shown
@@ -70,7 +70,7 @@ class ModelsPane(FedPane):
     def command(self) -> str:
         """The command that inspects the file under the cursor."""
         model = self._current()
-        return f"emcfsys-engine inspect {model.file if model else 'FILE'}"
+        return f"emcfsys-engine inspect {for_shell(model.file) if model else 'FILE'}"
 
     def compose(self) -> ComposeResult:
         """A list, and a line about the file."""

@@ -14,6 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.text import for_shell
 from emcfsys_tui.messages import NoticeFound, RunsChanged, TextFound, Told
 from emcfsys_tui.view_models import Deed, Notice, QueueState
 from emcfsys_tui.widgets.boxes import Boxed
@@ -115,7 +116,7 @@ class Pane(Boxed):
     @property
     def command(self) -> str:
         """The engine command that does or shows the same."""
-        return f"emcfsys-engine runs {self.folder}"
+        return f"emcfsys-engine runs {for_shell(self.folder)}"
 
     def take_focus(self) -> None:
         """Give the keyboard to the part that is used first."""

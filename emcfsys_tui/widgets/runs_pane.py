@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.text import clock
+from emcfsys_engine.text import clock, for_shell
 from emcfsys_tui.engine import notices, runs
 from emcfsys_tui.engine.data import Decoder
 from emcfsys_tui.engine.runs_reader import RunsReader
@@ -164,7 +164,7 @@ class RunsPane(RunDeeds):
         run = self._current()
         if run is not None and run.job is not None and run.state == "running":
             return f"emcfsys-engine logs -f {run.job}"
-        return f"emcfsys-engine runs {self.folder}"
+        return f"emcfsys-engine runs {for_shell(self.folder)}"
 
     def compose(self) -> ComposeResult:
         """List, charts, details."""

@@ -15,6 +15,7 @@ from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.text import for_shell
 from emcfsys_tui.engine import form as engine_link_train
 from emcfsys_tui.engine import jobs, notices
 from emcfsys_tui.engine.edit_project import digest_of
@@ -132,7 +133,7 @@ class TrainPane(Pane):
     @property
     def command(self) -> str:
         """The command that submits what the form says."""
-        return self.verdict.command or f"emcfsys-engine submit train {self.folder}"
+        return self.verdict.command or f"emcfsys-engine submit train {for_shell(self.folder)}"
 
     def compose(self) -> ComposeResult:
         """Facts, form, faults and the command."""
