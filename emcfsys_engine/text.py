@@ -56,6 +56,11 @@ def for_shell(path: object) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
+def how_to_read(path: object) -> str:
+    """Return what helps where a file may not be read."""
+    return f"Try: chmod +r {for_shell(path)}"
+
+
 def size(num_bytes: int) -> str:
     """Return a size as 812 B, 45.2 MB (of 10⁶ bytes, as disks are sold)."""
     value, unit = float(num_bytes), "B"

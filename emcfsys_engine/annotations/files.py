@@ -21,7 +21,7 @@ from emcfsys_engine.files import reading
 from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.reader import is_unfinished
 from emcfsys_engine.images.walk import files_below, is_regular, split_glob
-from emcfsys_engine.text import for_shell
+from emcfsys_engine.text import how_to_read
 
 _LARGEST_BYTES = 2 << 30
 _LONGEST_NAME_BYTES = 255  # of every file system that is in use
@@ -205,7 +205,7 @@ def _start_of(path: Path) -> bytes:
         with reading(path) as file:
             return file.read(4096)
     except PermissionError:
-        raise AnnotationError(path, "may not be read", f"Try: chmod +r {for_shell(path)}") from None
+        raise AnnotationError(path, "may not be read", how_to_read(path)) from None
     except OSError as error:
         raise AnnotationError(path, f"cannot be opened ({error.strerror})") from None
 

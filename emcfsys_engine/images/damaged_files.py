@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.text import for_shell
+from emcfsys_engine.text import how_to_read
 
 # Bytes out for one byte in, at the very most. None of these lies between an honest file and us:
 # deflate cannot exceed 1032; a JPEG block of 64 colour pixels takes at least 6 bits.
@@ -72,7 +72,7 @@ def fenced(path: Path) -> Generator[None]:
     try:
         yield
     except PermissionError:
-        raise ImageError(path, "may not be read", f"Try: chmod +r {for_shell(path)}") from None
+        raise ImageError(path, "may not be read", how_to_read(path)) from None
     except MemoryError:
         remedy = "Use a machine with more memory"
         raise ImageError(path, "does not fit into memory", remedy) from None

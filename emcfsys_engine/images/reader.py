@@ -18,7 +18,7 @@ from emcfsys_engine.images.normalise import find_info_bar
 from emcfsys_engine.images.side_cars import pixel_nm_beside
 from emcfsys_engine.images.walk import is_regular, is_zarr, names_below, split_glob
 from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_left_alone
-from emcfsys_engine.text import for_shell
+from emcfsys_engine.text import how_to_read
 
 HEADER_BYTES = 1024
 _TRIED_FIRST = frozenset({"hdf5", "czi"})  # their libraries can die of a damaged file
@@ -48,7 +48,7 @@ def format_of(path: Path | str) -> str | None:
     except FileNotFoundError:
         raise ImageError(path, "there is no such file", "Check the name") from None
     except PermissionError:
-        raise ImageError(path, "may not be read", f"Try: chmod +r {for_shell(path)}") from None
+        raise ImageError(path, "may not be read", how_to_read(path)) from None
     except OSError as error:
         raise ImageError(path, f"cannot be opened ({error.strerror})") from None
     return _format_of_bytes(start)

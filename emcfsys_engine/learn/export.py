@@ -95,11 +95,8 @@ def export_onnx(network: SegmentationNetwork, file: Path, metadata: ExportMetada
         except (OSError, MemoryError):  # the next try would meet them, too
             raise
         except Exception as error:  # exporter and runtime fail in many ways; the next try is fixed
-            made, difference, reason = (
-                b"",
-                float("inf"),
-                (str(error) or repr(error)).splitlines()[0][:200],
-            )
+            made, difference = b"", float("inf")
+            reason = (str(error) or repr(error)).splitlines()[0][:200]
         else:
             reason = f"its logits differ by {difference:.2g}"
         if difference <= _TOLERANCE:

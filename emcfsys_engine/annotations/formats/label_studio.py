@@ -130,8 +130,8 @@ def _image_name(data: Mapping[str, Any]) -> str:
     for key in keys:
         if isinstance(data[key], str):
             address, _, asked = unquote(data[key]).partition("?")
-            key, _, value = asked.partition("=")
-            path = value if key in ("d", "filepath") else address
+            asked_by, _, value = asked.partition("=")
+            path = value if asked_by in ("d", "filepath") else address
             return _UPLOADED.sub("", path) if _UPLOADED.match(path) else last_part(path)
     return ""
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.damaged_files import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
-from emcfsys_engine.text import for_shell
+from emcfsys_engine.text import how_to_read
 
 Image.MAX_IMAGE_PIXELS = None  # damaged_files refuses false promises; 20k × 20k is honest
 
@@ -340,7 +340,7 @@ def _png_pixel_nm(path: Path) -> tuple[float, float] | None:
 def unreadable(path: Path, error: Exception) -> ImageError:
     """Return the one line for what a decoder stumbled over."""
     if isinstance(error, PermissionError):
-        return ImageError(path, "may not be read", f"Try: chmod +r {for_shell(path)}")
+        return ImageError(path, "may not be read", how_to_read(path))
     if isinstance(error, MemoryError):
         return ImageError(path, "does not fit into memory", "Use a machine with more memory")
     words = " ".join(str(error).split())[:120] or type(error).__name__

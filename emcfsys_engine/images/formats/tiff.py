@@ -18,7 +18,7 @@ from emcfsys_engine.images.formats.picture import palette_is_grey, through_palet
 from emcfsys_engine.images.formats.tiff_metadata import VendorFacts, vendor_facts
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
 from emcfsys_engine.images.rows import PlaneRows, StoredRows, rows_from
-from emcfsys_engine.text import for_shell
+from emcfsys_engine.text import how_to_read
 
 _JPEG = (6, 7, 34892, 33007)
 _MOST_STRIP_BYTES = 256 << 20  # a file in one larger strip is better read whole, once
@@ -310,7 +310,7 @@ class _Opened:
 def damaged(path: Path, error: Exception) -> ImageError:
     """Return the sentence for a TIFF that tifffile could not take."""
     if isinstance(error, PermissionError):
-        return ImageError(path, "may not be read", f"Try: chmod +r {for_shell(path)}")
+        return ImageError(path, "may not be read", how_to_read(path))
     if isinstance(error, MemoryError):
         return ImageError(path, "does not fit into memory", "Use a machine with more memory")
     words = " ".join(str(error).split())[:120] or type(error).__name__
