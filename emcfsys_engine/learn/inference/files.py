@@ -248,8 +248,8 @@ class PredictedImages:
 
     def wait_for_disk(self) -> None:
         """Wait until the output's disk is back, or somebody ends it."""
-        what = f"{self.book.out}: {why_gone(self.book)}: it is waited for"
-        self._emit(WarningGiven(message=what))
+        if why := why_gone(self.book):  # empty: it has come back meanwhile
+            self._emit(WarningGiven(message=f"{self.book.out}: {why}: it is waited for"))
         wait_until(lambda: why_gone(self.book), self._asked, lambda why: print(why, flush=True))
 
     def finish(self, vectors: VectorOutputs, seen: Collection[ImageRef]) -> Counted:

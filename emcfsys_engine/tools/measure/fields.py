@@ -129,6 +129,7 @@ class Items:
     notes: list[str] = field(default_factory=list)
     without_numbers: list[str] = field(default_factory=list)  # masks whose file of them is not used
     may_contradict: bool = False  # in what their values mean, so that all have to be looked at
+    of_models: frozenset[ImageRef] = frozenset()  # masks as a model made them: nobody changed them
 
     def say_without_numbers(self) -> None:
         """Say which files of objects' numbers were left aside."""
@@ -181,7 +182,12 @@ def _find_masks(
     if not found:
         raise AnnotationError(base / masks, "holds no masks", "Name masks or their folder")
     counting = masks_that_count(found)
-    items = Items(masks=counting.refs.copy(), image_of={}, root=mask_root)
+    items = Items(
+        masks=counting.refs.copy(),
+        image_of={},
+        root=mask_root,
+        of_models=frozenset(filter(counting.is_of_model, counting.refs)),
+    )
     if classes is not None:
         for mask in counting.of_other_classes(classes):
             items.fail(mask, counting.other_classes(mask, "Measure it with --model of its own"))

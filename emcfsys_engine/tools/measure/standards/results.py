@@ -133,6 +133,7 @@ class Calibration:
 
     predicted: Sequence[Mapping[str, FieldValue]]
     true: Sequence[Mapping[str, FieldValue]]
+    notes: Sequence[str] = ()
 
     def of(self, name: str, *, absent: float | None = None) -> tuple[list[float], list[float]]:
         """Return one phase or method of all images; where it is missing it is `absent`."""

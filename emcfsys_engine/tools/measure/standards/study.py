@@ -14,6 +14,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.text import few
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.objects import Objects
 from emcfsys_engine.tools.measure.results import MeasureSettings
@@ -168,7 +169,11 @@ class Study:
             report,
             files=tuple(str(file) for file in files),
             num_validation_images=len(calibration.true) if calibration is not None else 0,
-            notes=(*self.notes, *self._warnings(report)),
+            notes=(
+                *self.notes,
+                *(calibration.notes if calibration is not None else ()),
+                *self._warnings(report),
+            ),
         )
 
     def _grains_of(self, field: Field, labels: Labels) -> np.ndarray:
@@ -332,7 +337,11 @@ def calibrate(study: Study, predicted: str, true: str, out: Path, base: Path) ->
     if len(mine) < 2:
         what = f"{len(mine)} of {len(pairs)} pairs have labelled pixels in both masks"
         raise InputError(true, what, "Two or more are needed: name masks that say something")
-    return Calibration(predicted=mine, true=its)
+    made = [truth.path.name for _, truth in pairs if truth in theirs.items.of_models]
+    why = "a correction by them tells how alike models are, not how right"
+    of_all = f"{true}: {len(made)} of {len(pairs)} true masks are as a model made them"
+    notes = [f"{of_all} ({few(made, 3)}): {why}"] if made else []
+    return Calibration(predicted=mine, true=its, notes=notes)
 
 
 def _where_labelled(mask: ImageRef, predicted: Field, true: Field) -> Field:

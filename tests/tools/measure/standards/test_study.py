@@ -10,6 +10,9 @@ from click.testing import CliRunner, Result
 
 from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.origins import Maker
+from emcfsys_engine.images.output_book import OutputBook, digest_of_output
+from emcfsys_engine.images.output_names import WantedName
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.measure.standards.results import (
@@ -216,6 +219,26 @@ def test_validation_masks_bring_the_models_errors_in(tmp_path: Path) -> None:
         report_on(tmp_path, "e1245", calibrate=(folders[0], str(tmp_path / "lonely")))
     with pytest.raises(InputError, match="percentiles"):
         report_on(tmp_path, "iso13322", calibrate=folders)
+
+
+def test_true_masks_that_a_model_made_are_named(tmp_path: Path) -> None:
+    save_pores(tmp_path / "masks", 3)
+    book = OutputBook(tmp_path / "true")
+    book.stems(
+        [WantedName(image=str(tmp_path / f"{n}.tif"), folder="", planes=(None,)) for n in range(3)],
+        ".png",
+    )
+    for number in range(3):
+        for folder in ("guess", "true"):
+            save_mask(tmp_path / f"{folder}/{number}.png", np.eye(40, dtype=np.uint8))
+        place = tmp_path / f"true/{number}.png"
+        maker = Maker(model="run-0001 step 10", classes=PHASES)
+        image = tmp_path / f"{number}.tif"
+        book.note({place: digest_of_output(place)}, image=image, content="1", maker=maker)
+    save_mask(tmp_path / "true/0.png", np.ones((40, 40), np.uint8))  # a person corrected this one
+    folders = (str(tmp_path / "guess"), str(tmp_path / "true"))
+    report = report_on(tmp_path, "e1245", calibrate=folders)
+    assert [note for note in report.notes if "2 of 3 true masks are as a model made them" in note]
 
 
 def test_validation_masks_count_where_people_labelled_them(tmp_path: Path) -> None:
