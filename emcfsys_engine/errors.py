@@ -11,6 +11,7 @@ EmcfError                    1  something we can explain went wrong
 │   ├── ModelFileError          a model file that is damaged, unknown or of the future
 │   ├── WeightsError            pretrained weights that cannot be had or do not fit
 │   ├── RunFolderError          a run folder that cannot be used as asked
+│   │   └── RecordClosedError       a run whose run.json only others may read
 │   ├── WatchedError            an output folder that another watch writes into
 │   └── OutputError             files that could not be written where they belong
 ├── RunFailedError           1  a run ended badly; the reason stands in its events
@@ -107,6 +108,10 @@ class WeightsError(InputError):
 
 class RunFolderError(InputError):
     """A run folder that cannot be used as asked."""
+
+
+class RecordClosedError(RunFolderError):
+    """A run whose run.json only others may read: its events can still be looked at."""
 
 
 class WatchedError(InputError):

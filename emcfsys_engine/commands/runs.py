@@ -227,11 +227,11 @@ def _row(run: Run) -> dict[str, Any]:
     best = best_of(events)
     started = next((event for event in events if isinstance(event, RunStarted)), None)
     state, reason = ("running", words_of_progress(run)) if run.is_alive() else run.outcome()
-    record = run.record()
+    record = run.record_if_open()
     return {
         "run": run.id,
-        "group": record.group,
-        "fold": record.fold,
+        "group": record.group if record is not None else "",
+        "fold": record.fold if record is not None else 0,
         "folder": str(run.folder),
         "does": started.does if started else "",
         "state": state,

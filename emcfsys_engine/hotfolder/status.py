@@ -1,5 +1,6 @@
 """How a hot folder is doing: told from its ledger and its newest run, watched or not."""
 
+import errno
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from emcfsys_engine.hotfolder.places import watched_places, watcher_of, watching
 from emcfsys_engine.hotfolder.recipe import read_recipe, refuse_other
 from emcfsys_engine.hotfolder.review import overview
 from emcfsys_engine.hotfolder.scan import Scanner, rules_of
+from emcfsys_engine.images.outages import DISK_ERRORS
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
@@ -21,7 +23,12 @@ from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import TrainRequest, WatchRequest, is_of, validated_on
+from emcfsys_engine.text import few, for_shell
 from emcfsys_engine.verdicts import STATES
+
+FinishedRun = tuple[Run, ModelCard]
+# Without those of a file that is not there, is a socket, or may not be read.
+_DISK_FAILS = DISK_ERRORS - {errno.ENOENT, errno.ENXIO, errno.EACCES, errno.EPERM}
 
 
 def what_it_would_do(project: Project) -> dict[str, Any]:
@@ -82,11 +89,7 @@ def resolve_model(project: Project, wanted: str) -> Path:
     Raises: InputError if there is none, or if its classes are not the project's.
     """
     if wanted == "best":
-        file = best_model(project)
-        if file is None:
-            remedy = "Train one: emcfsys-engine train " + str(project.file)
-            raise InputError(project.file, "has no finished run with these classes", remedy)
-        return file
+        return _best_or_why_none(project)
     run = Run(project.runs_folder / wanted)
     file = run.best_model if run.record_file.exists() else (project.folder / wanted)
     card = read_card(file)
@@ -94,6 +97,22 @@ def resolve_model(project: Project, wanted: str) -> Path:
         what = f"its classes are {', '.join(card.classes)}, not the project's"
         raise InputError(file, what, "Name a model of this project")
     return file.absolute()
+
+
+def _best_or_why_none(project: Project) -> Path:
+    try:
+        finished, unread = _finished(project)
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        place = error.filename or project.runs_folder
+        raise InputError(place, what, "Mend its disk, or name a model") from None
+    if finished:
+        return _best_of(finished, unread).file
+    if unread:
+        what = f"has no finished run with these classes but what may not be read: {few(unread, 3)}"
+        raise InputError(project.runs_folder, what, "Ask their owner, or name a model")
+    remedy = "Train one: emcfsys-engine train " + for_shell(project.file)
+    raise InputError(project.file, "has no finished run with these classes", remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,25 +130,37 @@ def choose_best(project: Project) -> BestModel | None:
     Comparable are those with the project's classes and the newest one's validation images and
     labels: scores of others, or by labels that were corrected since, say nothing. Among equals the
     newest. A training that finished once stays so while it is extended, and if that is cancelled
-    or fails.
+    or fails. What may not be read, or is damaged, is passed over.
+    Raises: OSError where a disk fails: another model would be the best as long as it does.
     """
-    finished = [found for run in list_runs(project.folder) if (found := _card(run, project))]
-    finished = [(run, card) for run, card in finished if fits(project, card)]
-    if not finished:
-        return None
+    finished, unread = _finished(project)
+    return _best_of(finished, unread) if finished else None
+
+
+def _finished(project: Project) -> tuple[list[FinishedRun], list[str]]:
+    """Return the finished trainings with the project's classes, and runs that may not be read."""
+    unread: list[str] = []
+    every = [found for run in list_runs(project.folder) if (found := _card(run, project, unread))]
+    return [(run, card) for run, card in every if fits(project, card)], unread
+
+
+def _best_of(finished: list[FinishedRun], unread: list[str]) -> BestModel:
     newest = max(finished, key=_age)
     alike = [one for one in finished if _is_comparable(one, newest)]
     run, card = max(alike, key=lambda one: (_iou(one[1]), _age(one)))
-    return BestModel(file=run.best_model, run=run.id, why=_why(card, len(alike), len(finished)))
+    why = _why(card, len(alike), len(finished))
+    if unread:
+        why += f"; passed over, as they may not be read: {few(unread, 3)}"
+    return BestModel(file=run.best_model, run=run.id, why=why)
 
 
-def _age(one: tuple[Run, ModelCard]) -> tuple[int, str, str]:
+def _age(one: FinishedRun) -> tuple[int, str, str]:
     """Return what sorts runs from old to new, whatever a person called their folders."""
     name = one[1].run or one[0].id
     return len(name), name, one[0].id
 
 
-def _is_comparable(one: tuple[Run, ModelCard], newest: tuple[Run, ModelCard]) -> bool:
+def _is_comparable(one: FinishedRun, newest: FinishedRun) -> bool:
     """Tell whether two scores are of the same images, and of the same labels where both say so."""
     if one is newest:
         return True
@@ -148,10 +179,11 @@ def best_model(project: Project) -> Path | None:
     return best.file if best is not None else None
 
 
-def _card(run: Run, project: Project) -> tuple[Run, ModelCard] | None:
+def _card(run: Run, project: Project, unread: list[str]) -> FinishedRun | None:
     """Return a finished training of the project with what its best model says; else None.
 
     One that follows the labels publishes each better model while it trains: it counts, too.
+    Adds to `unread` what only others may read. Raises: OSError where a disk fails.
     """
     try:
         record = run.record()
@@ -162,7 +194,12 @@ def _card(run: Run, project: Project) -> tuple[Run, ModelCard] | None:
         if not follows and not run.final_model.is_file() and run.state() != "done":
             return None
         return run, read_card(run.best_model)
-    except (EmcfError, OSError):
+    except (EmcfError, OSError) as error:
+        fault = error if isinstance(error, OSError) else error.__context__
+        if type(fault) is PermissionError:  # and no link or folder in the place of our file
+            unread.append(run.id)
+        elif isinstance(fault, OSError) and fault.errno in _DISK_FAILS:
+            raise fault from None
         return None  # a run without a usable model is passed over
 
 

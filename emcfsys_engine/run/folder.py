@@ -17,8 +17,8 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.errors import EmcfError, RunFolderError
-from emcfsys_engine.files import boot_id, is_locked, read_own, remedy_of, write_whole
+from emcfsys_engine.errors import EmcfError, RecordClosedError, RunFolderError
+from emcfsys_engine.files import NotOursError, boot_id, is_locked, read_own, remedy_of, write_whole
 from emcfsys_engine.project import Project, numbers_now
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -166,7 +166,8 @@ class Run:
 
         Interpreter and variables are taken only from a file that we wrote ourselves, as its seal
         tells, and that nobody else can have written: else they are our own, see `distrusted`.
-        Raises: RunFolderError if there is none or it is of a newer version.
+        Raises: RunFolderError if there is none or it is of a newer version; RecordClosedError where
+        only others may read it.
         """
         try:
             content, found = read_own(self.record_file)
@@ -176,7 +177,9 @@ class Run:
             raise RunFolderError(self.folder, "is no run: it has no run.json", remedy) from None
         except OSError as error:
             what = f"cannot be read: {error.strerror}"
-            raise RunFolderError(self.record_file, what, "Check its disk and permissions") from None
+            is_closed = isinstance(error, PermissionError) and not isinstance(error, NotOursError)
+            kind = RecordClosedError if is_closed else RunFolderError
+            raise kind(self.record_file, what, "Check its disk and permissions") from None
         except msgspec.MsgspecError as error:
             raise RunFolderError(self.record_file, *why_unread(error)) from None
         if record.format > FORMAT:
@@ -193,6 +196,13 @@ class Run:
             allowed = allowed_environment(record.environment)
             record = msgspec.structs.replace(record, environment=allowed)
         return found_here(record, self.folder)
+
+    def record_if_open(self) -> RunRecord | None:
+        """Read run.json; None where only others may. Raises: RunFolderError as `record` does."""
+        try:
+            return self.record()
+        except RecordClosedError:
+            return None
 
     def distrusted(self) -> str:
         """Say why run.json may not choose interpreter and variables; empty when it may."""

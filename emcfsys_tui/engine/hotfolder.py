@@ -99,7 +99,8 @@ class HotFolderReader:
         minute = int(time.time() // 60)
         rates = [float(self._per_minute.get(minute - n, 0)) for n in range(_MINUTES, -1, -1)]
         watch = self._watch
-        request = watch.run.record().request if watch else None
+        record = watch.run.record_if_open() if watch else None
+        request = record.request if record else None
         return HotState(
             configured=True,
             state=word,
@@ -426,7 +427,8 @@ def _read(run: Run, role: str, file: Path, num_bytes: int, written: float) -> Mo
     common: dict[str, Any] = {"run": run.id, "role": role, "file": file, "bytes": num_bytes}
     try:
         card = read_card(file)
-        is_training = isinstance(run.record().request, TrainRequest)
+        record = run.record_if_open()
+        is_training = record is not None and isinstance(record.request, TrainRequest)
     except EmcfError as error:
         return ModelRow(
             **common, network="", classes="", score=None, step=0, pixel_nm=None, patch_px=0,

@@ -227,7 +227,10 @@ def _ending(job: Job) -> SaidLine:
 
 def _best_score(project: Project, runs: Sequence[Run]) -> float | None:
     """Return the IoU of the model that "best" stands for, else of the newest that has one."""
-    best = choose_best(project)
+    try:
+        best = choose_best(project)
+    except OSError:
+        return None  # its disk fails: it is looked at again
     files = [best.file] if best is not None else [run.best_model for run in reversed(runs[-3:])]
     for file in files:
         try:

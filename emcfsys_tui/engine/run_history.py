@@ -282,7 +282,7 @@ class RunHistory:
 
     def _known_record(self) -> RunRecord | None:
         if self._record is None and is_run(self.run.folder):
-            self._record = self.run.record()
+            self._record = self.run.record_if_open()
         return self._record
 
 

@@ -1,15 +1,20 @@
 """runs: lists, compares and reports what run folders say, one damaged one among them."""
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from emcfsys_engine.commands.runs import report, runs
 from emcfsys_engine.project import load_project
+from emcfsys_engine.run import folder as folder_of_runs
 from emcfsys_engine.run.events import EventWriter, RunFinished, RunStarted, ValidationDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
+from emcfsys_tui.engine.run_history import RunHistory
 from tests.commands.made import say
 from tests.tools.report.test_page import validation
 
@@ -44,6 +49,22 @@ def test_runs_are_listed_with_state_and_score_and_a_damaged_one_hides_none(folde
         ("run-0002", "unreadable", None),
     ]
     assert "0.750" in say(runs, "list", str(folder))
+
+
+def test_a_colleague_who_may_not_read_a_record_sees_how_its_run_went(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(folder, 0.75)
+
+    def refused(file: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+    monkeypatch.setattr(folder_of_runs, "read_own", refused)
+    (row,) = json.loads(say(runs, str(folder), "--json"))["runs"]
+    assert (row["state"], row["score"], row["step"]) == ("done", 0.75, 10)
+    history = RunHistory(run)
+    history.read_new()
+    assert (history.row().state, history.row().score) == ("done", 0.75)
 
 
 def test_compared_runs_show_only_the_settings_in_which_they_differ(folder: Path) -> None:

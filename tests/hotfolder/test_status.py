@@ -1,8 +1,10 @@
 """Which model "best" stands for: the best IoU among runs whose scores can be compared."""
 
+import errno
 import json
 import os
 import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -11,9 +13,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from emcfsys_engine.hotfolder.status import best_model, choose_best, what_it_would_do
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.hotfolder.status import (
+    best_model,
+    choose_best,
+    resolve_model,
+    what_it_would_do,
+)
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run import folder
 from emcfsys_engine.run.events import EventWriter, ImageDone, RunFinished, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
@@ -204,3 +213,57 @@ def test_best_is_a_run_of_the_project_where_another_shares_the_folder(
     best = choose_best(project)
     assert best is not None
     assert best.run == "run-0001"
+
+
+def test_best_waits_for_a_disk_that_fails_rather_than_take_a_worse_model(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(project, 0.6)
+    best = finished(project, 0.9)
+    read = folder.read_own
+
+    def failing(file: Path) -> tuple[bytes, os.stat_result]:
+        if file == best.record_file:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return read(file)
+
+    monkeypatch.setattr(folder, "read_own", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        best_model(project)
+    with pytest.raises(InputError, match=r"run-0002/run\.json: cannot be read: Input/output error"):
+        resolve_model(project, "best")
+    monkeypatch.undo()
+    assert best_model(project) == best.best_model
+
+
+def test_best_names_what_only_others_may_read(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = finished(project, 0.6), finished(project, 0.9)
+    read, closed = folder.read_own, {theirs.record_file}
+
+    def refusing(file: Path) -> tuple[bytes, os.stat_result]:
+        if file in closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return read(file)
+
+    monkeypatch.setattr(folder, "read_own", refusing)
+    best = choose_best(project)
+    assert best is not None and best.file == mine.best_model
+    assert best.why.endswith("passed over, as they may not be read: run-0002")
+    closed.add(mine.record_file)
+    with pytest.raises(InputError, match=r"may not be read: run-0001, run-0002"):
+        resolve_model(project, "best")
+
+
+@pytest.mark.parametrize("rubbish", ["folder", "socket", "words"])
+def test_a_damaged_run_is_passed_over(project: Project, rubbish: str) -> None:
+    good, bad = finished(project, 0.6), finished(project, 0.9)
+    bad.record_file.unlink()
+    if rubbish == "folder":
+        bad.record_file.mkdir()
+    elif rubbish == "socket":
+        os.mknod(bad.record_file, stat.S_IFSOCK | 0o600)
+    else:
+        bad.record_file.write_text("words")
+    assert best_model(project) == good.best_model
