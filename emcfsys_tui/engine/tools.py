@@ -140,11 +140,18 @@ def _measured(folder: Path, values: Values, words: list[str]) -> TextFound:
     _needed(values, "masks", "out")
     done = run_command(words)
     out = Path(values["out"])
-    parts = [done.out.strip(), done.words if done.code else table_of(out / "images.csv")]
+    parts = [done.out.strip(), done.words if done.code else _images_table(out)]
     charts = () if done.code else size_charts(out)
     maps = size_maps(out) if not done.code and values.get("standard") == "e112" else ()
     text = "\n\n".join(part for part in parts if part)
     return TextFound(f"measured: {out}", text, charts, maps)
+
+
+def _images_table(out: Path) -> str:
+    """Return the first rows of what was measured of each image; empty where nothing was."""
+    newest = import_module("emcfsys_engine.tools.measure.newest")  # loads numpy, in this thread
+    file: Path | None = newest.newest_of(out, "images", ".csv")
+    return "" if file is None else table_of(file)
 
 
 def size_maps(out: Path) -> tuple[SizeMap, ...]:

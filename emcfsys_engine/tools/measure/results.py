@@ -316,8 +316,9 @@ def _histogram(values: np.ndarray, title: str, words: str, unit: str) -> str:
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         corners += [(float(low), float(count)), (float(high), float(count))]
     corners.append((float(edges[-1]), 0.0))
+    deviation = values.std(ddof=1) if values.size > 1 else 0.0  # as the summary has it
     numbers = (
-        f"n = {values.size:,}, mean {values.mean():.4g}, SD {values.std():.4g}, "
+        f"n = {values.size:,}, mean {values.mean():.4g}, SD {deviation:.4g}, "
         f"median {np.median(values):.4g} {unit}"
     )
     chart = Chart(

@@ -18,9 +18,8 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.files import changed_ns
 from emcfsys_engine.text import how_many, text_of_cell
-from emcfsys_engine.tools.measure.parts import PARTS_FILE, part_files, read_parts
+from emcfsys_engine.tools.measure.newest import REMEDY, Tables, newest_tables
 from emcfsys_engine.tools.measure.standards.interval import t_95
 from emcfsys_engine.tools.measure.standards.particle_sizes import POWERS
 from emcfsys_engine.tools.measure.tables import Unit
@@ -41,7 +40,6 @@ _NEEDED = {
     *_PIXEL_SIDES,
 }
 _PERCENTILES = (0.1, 0.5, 0.9)
-_REMEDY = "Name a folder that measure wrote"
 _Sizes = Literal["number", "area", "volume"]
 
 
@@ -106,13 +104,6 @@ class CountedSizes:
     unit: Unit
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tables:
-    objects: tuple[Path, ...]
-    images: tuple[Path, ...]
-    is_csv: bool
-
-
 def summarise(folder: Path) -> TablesSummary:
     """Return what the tables in a folder amount to.
 
@@ -126,7 +117,7 @@ def summary_and_sizes(folder: Path) -> tuple[TablesSummary, list[CountedSizes]]:
 
     Raises: InputError as `summarise`.
     """
-    tables = _tables_of(folder)
+    tables = newest_tables(folder)
     with _database() as database:
         unit, rows = _counted(database, tables)
         fractions = _fractions(database, tables)
@@ -170,32 +161,7 @@ def _database() -> Any:
     )
 
 
-def _tables_of(folder: Path) -> _Tables:
-    """Return the newest measurement of a folder: its parts, its Parquet files or its CSV files."""
-    kinds = [(PARTS_FILE, None), ("objects.parquet", False), ("objects.csv", True)]
-    there = [(changed_ns(folder / name), name, is_csv) for name, is_csv in kinds]
-    changed, name, is_csv = max(there, key=lambda one: one[0])
-    if not changed:
-        raise InputError(folder, "holds no table of objects", _REMEDY)
-    if is_csv is not None:
-        end = name.rpartition(".")[2]
-        images = folder / f"images.{end}"
-        return _Tables(
-            objects=(folder / name,), images=(images,) if images.is_file() else (), is_csv=is_csv
-        )
-    listed = read_parts(folder)
-    if listed is None:
-        raise InputError(folder / PARTS_FILE, "is no list of tables that can be read", _REMEDY)
-    return _Tables(
-        objects=tuple(part_files(folder, listed.objects)),
-        images=tuple(part_files(folder, listed.images)),
-        is_csv=False,
-    )
-
-
-def _ask(
-    database: Any, tables: _Tables, files: Sequence[Path], query: str
-) -> list[tuple[Any, ...]]:
+def _ask(database: Any, tables: Tables, files: Sequence[Path], query: str) -> list[tuple[Any, ...]]:
     """Return the rows of a query over files; it names them as `rows`.
 
     Raises: InputError naming the first file where they cannot be read or are not ours.
@@ -214,7 +180,7 @@ def _ask(
         csv.Error,
     ) as error:  # Arrow's errors are ValueErrors
         why = str(error).strip().split("\n")[0]
-        raise InputError(files[0], f"is no table as measure writes it: {why}", _REMEDY) from None
+        raise InputError(files[0], f"is no table as measure writes it: {why}", REMEDY) from None
 
 
 def _csv_lines(file: Path) -> Any:
@@ -247,14 +213,14 @@ def _name_of(name: str | bytes) -> str:
     return text_of_cell(name.decode("utf-8", "surrogateescape"))
 
 
-def _counted(database: Any, tables: _Tables) -> tuple[Unit, dict[str, np.ndarray]]:
+def _counted(database: Any, tables: Tables) -> tuple[Unit, dict[str, np.ndarray]]:
     """Return the unit, and for each class rows of: cut by an edge, step, number, sum, squares."""
     if not tables.objects:
         return "px", {}
     columns = [name for name, *_ in _ask(database, tables, tables.objects[:1], _COLUMNS)]
     unit: Unit | None = next((one for one in _UNITS if _DIAMETER + one in columns), None)
     if unit is None:
-        raise InputError(tables.objects[0], f"has no column {_DIAMETER}…", _REMEDY)
+        raise InputError(tables.objects[0], f"has no column {_DIAMETER}…", REMEDY)
     query = f"""
         SELECT class, touches_border, floor(ln(size) * {_STEPS}),
                count(*), sum(size), sum(size * size)
@@ -279,7 +245,7 @@ class _Fraction:
     squares: float
 
 
-def _fractions(database: Any, tables: _Tables) -> dict[str, _Fraction]:
+def _fractions(database: Any, tables: Tables) -> dict[str, _Fraction]:
     """Return what each class covers; a mask without a row of it has none of it."""
     if not tables.images:
         return {}

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.text import text_of_cell
-from emcfsys_engine.tools.measure.parts import PARTS_FILE
+from emcfsys_engine.tools.measure.newest import newest_of, newest_tables
 from emcfsys_engine.tools.measure.summary import CountedSizes, summary_and_sizes
 from emcfsys_engine.tools.report.charts import (
     Chart,
@@ -143,7 +143,6 @@ def _small(file: Path, most_px: int) -> SmallMap:
     )
 
 
-_OBJECTS = "objects.csv"
 _STANDARDS = ("e112", "e562", "e1245", "iso13322")
 _DIAMETER = "equivalent_diameter_"
 
@@ -154,7 +153,7 @@ def numbers_section(folder: Path) -> str:
     Raises: InputError when it holds no table of objects, or one that measure did not write.
     """
     charts = distribution_charts(_sizes_in(folder))
-    tables = "".join(_standard_table(folder / f"{name}.csv", name) for name in _STANDARDS)
+    tables = "".join(_standard_table(newest_of(folder, name, ".csv"), name) for name in _STANDARDS)
     maps = [embedded(file, file.stem) for file in sorted(folder.glob("grain-map-*.png"))]
     pictures = f'<div class="pictures">{"".join(maps)}</div>' if maps else ""
     return section("Sizes", tables, charts, pictures)
@@ -175,9 +174,10 @@ def sizes_of_counts(counted: Sequence[CountedSizes]) -> list[ObjectSizes]:
 
 
 def _sizes_in(folder: Path) -> list[ObjectSizes]:
-    if (folder / PARTS_FILE).is_file():
-        return sizes_of_counts(summary_and_sizes(folder)[1])
-    return _read_sizes(folder / _OBJECTS)
+    tables = newest_tables(folder)
+    if tables.is_csv:
+        return _read_sizes(tables.objects[0])
+    return sizes_of_counts(summary_and_sizes(folder)[1])
 
 
 def _read_sizes(file: Path) -> list[ObjectSizes]:
@@ -205,9 +205,9 @@ def _read_sizes(file: Path) -> list[ObjectSizes]:
     ]
 
 
-def _standard_table(file: Path, name: str) -> str:
+def _standard_table(file: Path | None, name: str) -> str:
     """Return the rows of a standard that hold for all fields; nothing where it was not asked."""
-    rows = [row for row in _rows_of(file) if not row.get("mask")] if file.is_file() else []
+    rows = [row for row in _rows_of(file) if not row.get("mask")] if file is not None else []
     if not rows:
         return ""
     heads = [head for head in rows[0] if head != "mask"]

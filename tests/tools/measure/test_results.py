@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from emcfsys_engine.errors import InputError
@@ -12,6 +13,7 @@ from emcfsys_engine.tools.measure.results import (
     classes_for,
     write_measurement,
 )
+from tests.tools.drawn_masks import disc, measured, save_mask
 
 
 def project(folder: Path) -> Path:
@@ -66,3 +68,12 @@ def test_the_table_for_a_terminal_shows_what_is_unknown_as_a_dash() -> None:
     assert "25.00" in told[1]
     assert told[2].count("–") == 2
     assert told[3] == "2 objects in 1 mask"
+
+
+def test_the_deviation_beside_a_distribution_is_that_of_the_summary(tmp_path: Path) -> None:
+    ids = disc((60, 60), (15, 15), 5) | disc((60, 60), (40, 40), 10)
+    save_mask(tmp_path / "masks/a.png", ids.astype(np.uint8), (2.0, 2.0))
+    made = measured(tmp_path)
+    sd = made.classes[1].sd_diameter
+    assert sd is not None
+    assert f"SD {sd:.4g}," in Path(made.histograms[0]).read_text()

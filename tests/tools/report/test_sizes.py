@@ -83,7 +83,7 @@ def test_a_report_takes_in_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_numbers_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"objects\.csv.*measure wrote"):
+    with pytest.raises(InputError, match=r"no table of objects.*measure wrote"):
         numbers_section(tmp_path)
     for content in ("a,b\n1,2\n", "equivalent_diameter_nm,class\nx,y\n"):
         (tmp_path / "objects.csv").write_text(content)

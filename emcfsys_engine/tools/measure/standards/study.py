@@ -221,6 +221,8 @@ class Study:
         files = [write_own(file, page(first, body).encode("utf-8", "replace"), book)]
         for number, content in enumerate(pictures, start=1):
             files.append(write_own(book.out / f"grain-map-{number}.png", content, book))
+        for number in range(len(pictures) + 1, _MOST_MAPS + 1):  # of a measurement before
+            book.remove(book.out / f"grain-map-{number}.png", of_image=False)
         return files
 
     def _sizes(self) -> list[ObjectSizes]:

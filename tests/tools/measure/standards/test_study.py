@@ -301,3 +301,17 @@ def test_a_phase_that_no_field_holds_has_no_interval(tmp_path: Path) -> None:
     (crack,) = (row for row in report.phase_fractions if row.phase == "crack" and not row.mask)
     assert (crack.fraction, crack.fraction_ci95_low, crack.fraction_ci95_high) == (0.0, None, None)
     assert "crack: no field holds any: nothing says how rare it is" in report.notes
+
+
+def test_maps_of_a_measurement_before_do_not_stay_beside_those_of_the_next(tmp_path: Path) -> None:
+    options = {"pixel_nm": (10.0, 10.0), "background": "none", "numbered": True}
+    for number in range(3):
+        save_grains(tmp_path / f"masks/{number}.tif", number)
+    report_on(tmp_path, "e112", **options)
+    out = tmp_path / "out"
+    assert len(list(out.glob("grain-map-*.png"))) == 3
+    (out / "grain-map-3.png").write_bytes(b"a person's")
+    (tmp_path / "masks/1.tif").unlink()
+    (tmp_path / "masks/2.tif").unlink()
+    report_on(tmp_path, "e112", **options)
+    assert sorted(one.name[10] for one in out.glob("grain-map-*.png")) == ["1", "3"]

@@ -1,0 +1,82 @@
+"""Which tables in a folder are those of its newest measurement: one answer for all who read them.
+
+Of a table that a person changed the next measurement writes a version beside it, and a folder may
+have tables of several formats.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import changed_ns
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.tools.measure.parts import PARTS_FILE, part_files, read_parts
+
+REMEDY = "Name a folder that measure wrote"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The files of one measurement; of parts there may be many."""
+
+    objects: tuple[Path, ...]
+    images: tuple[Path, ...]
+    is_csv: bool
+
+
+def newest_tables(folder: Path) -> Tables:
+    """Return the newest measurement of a folder: its parts, its Parquet files or its CSV files.
+
+    Raises: InputError for a folder without any, or where only half of one was written.
+    """
+    kinds = [newest_of(folder, "objects", end) for end in (".parquet", ".csv")]
+    parts = folder / PARTS_FILE
+    newest = _newest(folder, [one for one in (parts if parts.is_file() else None, *kinds) if one])
+    if newest is None:
+        raise InputError(folder, "holds no table of objects", REMEDY)
+    if newest != parts:
+        images = newest_of(folder, "images", newest.suffix)
+        if images is not None:
+            _refuse_older(images, newest)
+        return Tables(
+            objects=(newest,),
+            images=() if images is None else (images,),
+            is_csv=newest.suffix == ".csv",
+        )
+    listed = read_parts(folder)
+    if listed is None:
+        raise InputError(parts, "is no list of tables that can be read", REMEDY)
+    return Tables(
+        objects=tuple(part_files(folder, listed.objects)),
+        images=tuple(part_files(folder, listed.images)),
+        is_csv=False,
+    )
+
+
+def newest_of(folder: Path, stem: str, end: str) -> Path | None:
+    """Return the newest version of a table, as objects.v2.csv of objects.csv; None: it has none."""
+    name = re.compile(rf"{re.escape(stem)}(\.v\d+)?{re.escape(end)}")
+    return _newest(
+        folder, [one for one in folder.glob(f"{stem}*{end}") if name.fullmatch(one.name)]
+    )
+
+
+def _newest(folder: Path, files: Sequence[Path]) -> Path | None:
+    """Return the file that was written last; what a person changed is no measurement's."""
+    if len(files) < 2:
+        return files[0] if files else None
+    book = OutputBook(folder)
+
+    def rank(file: Path) -> tuple[int, int]:
+        return book.order_of(file) if book.has(file) else 0, changed_ns(file)
+
+    return max(files, key=rank)
+
+
+def _refuse_older(images: Path, objects: Path) -> None:
+    book = OutputBook(objects.parent)
+    if 0 < book.order_of(images) < book.order_of(objects):
+        what = f"is of an earlier measurement than {objects.name}"
+        raise InputError(images, what, "Measure again")
