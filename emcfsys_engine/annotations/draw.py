@@ -215,14 +215,31 @@ TOLERANCE_PX = 0.3  # below 0.35 no pixel's centre changes sides
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnRegion:
-    """Connected pixels of one class, with their holes.
+    """Connected pixels of one class, with their holes; or a numbered object, of all its parts.
 
-    Shapes: rings are N×2 float64 (x, y) in pixel corners, the outer one first.
+    Shapes: rings are N×2 float64 (x, y) in pixel corners, the largest one first.
     """
 
     class_id: int
     rings: tuple[np.ndarray, ...]
     area_px: int
+
+    def polygons(self) -> list[list[np.ndarray]]:
+        """Return the rings of each part: the outer one, then those of its holes.
+
+        Outlines of pixels never touch: a ring inside an odd number of others is a hole.
+        """
+        if len(self.rings) == 1:
+            return [list(self.rings)]
+        closed = [shapely.Polygon(ring) for ring in self.rings]
+        starts = shapely.points([ring[0] for ring in self.rings])
+        inner, around = shapely.STRtree(closed).query(starts, predicate="within")
+        depth = np.bincount(inner, minlength=len(self.rings))
+        parts = {n: [ring] for n, ring in enumerate(self.rings) if not depth[n] % 2}
+        for ring, outer in zip(inner.tolist(), around.tolist(), strict=True):
+            if depth[ring] % 2 and depth[outer] == depth[ring] - 1:
+                parts[outer].append(self.rings[ring])
+        return list(parts.values())
 
 
 def regions_of(

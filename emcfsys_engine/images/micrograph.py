@@ -99,6 +99,13 @@ class ImageFacts:
     bit_depth: int
     info_bar_rows: int = 0  # only what the header knows; read_micrograph also looks at the pixels
     notes: tuple[str, ...] = ()
+    pixel_nm_each: tuple[tuple[float, float] | None, ...] = ()  # of the planes, where they differ
+
+    def pixel_nm_of(self, plane: int | None) -> tuple[float, float] | None:
+        """Return the pixel size of one plane."""
+        if plane is None or not 0 <= plane < len(self.pixel_nm_each):
+            return self.pixel_nm
+        return self.pixel_nm_each[plane]
 
 
 @dataclass(frozen=True, kw_only=True, order=True, slots=True)

@@ -43,7 +43,7 @@ def test_what_was_written_is_read_back_with_its_pixel_size(
     _write(writer_for(tmp_path / name, size, (4.0, 4.0)), pixels, 100)
     found = read_micrograph(ImageRef(path=tmp_path / name))
     assert np.array_equal(found.pixels, pixels)
-    assert pixel_nm_of(tmp_path / name, None) == pytest.approx((4.0, 4.0))
+    assert pixel_nm_of(ImageRef(path=tmp_path / name), None) == pytest.approx((4.0, 4.0))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -53,7 +53,7 @@ def test_a_pixel_of_any_size_spoils_no_file(tmp_path: Path, name: str, pixel_nm:
     pixels = np.eye(30, dtype=np.uint8)
     _write(writer_for(tmp_path / name, (30, 30), (pixel_nm, 2 * pixel_nm)), pixels, 30)
     assert np.array_equal(read_micrograph(ImageRef(path=tmp_path / name)).pixels, pixels)
-    known = pixel_nm_of(tmp_path / name, None)
+    known = pixel_nm_of(ImageRef(path=tmp_path / name), None)
     assert known is None or known == pytest.approx((pixel_nm, 2 * pixel_nm), rel=1e-6)
     assert known is not None or (name == "x.tif" and pixel_nm < 0.0024)
 

@@ -253,7 +253,7 @@ class CocoImage(msgspec.Struct, frozen=True, kw_only=True):
 def coco_image(name: str, size_HW: tuple[int, int], regions: Iterable[DrawnRegion]) -> CocoImage:
     """Return an image with its regions as the file has them.
 
-    An object with holes is a run-length mask: COCO's polygons have none.
+    An object with holes or of several parts is a run-length mask: COCO's polygons have no holes.
     """
     objects = tuple(_written_object(region, size_HW) for region in regions)
     return CocoImage(name=name, size_HW=size_HW, objects=objects)
@@ -296,7 +296,8 @@ def runs_of_mask(mask: np.ndarray) -> list[int]:
 
 def _written_object(region: DrawnRegion, size_HW: tuple[int, int]) -> dict[str, Any]:
     outer = region.rings[0]
-    low, high = outer.min(axis=0), outer.max(axis=0)
+    every = np.concatenate(region.rings)  # an object may have several parts
+    low, high = every.min(axis=0), every.max(axis=0)
     box = [round(float(v), 2) for v in (*low, *(high - low))]
     segmentation: Any
     if len(region.rings) == 1:

@@ -147,10 +147,11 @@ def write_geojson(file: Path, regions: Iterable[DrawnRegion], names: Mapping[int
 
 
 def _feature(region: DrawnRegion, name: str) -> dict[str, Any]:
-    rings = [_closed(ring) for ring in region.rings]
+    parts = [[_closed(ring) for ring in part] for part in region.polygons()]
+    kind, coordinates = ("Polygon", parts[0]) if len(parts) == 1 else ("MultiPolygon", parts)
     return {
         "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": rings},
+        "geometry": {"type": kind, "coordinates": coordinates},
         "properties": {"objectType": "annotation", "classification": {"name": name}},
     }
 

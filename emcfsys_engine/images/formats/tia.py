@@ -44,11 +44,15 @@ def probe(path: Path) -> ImageFacts:
     with path.open("rb") as file:
         is_emi, places = _places(path, file)
         first = _element(path, file, places[0])
+        each = tuple(_pixel_nm_at(path, file, place) for place in places)
+    differ = any(one != each[0] for one in each)
     notes: tuple[str, ...] = ()
     if is_emi and len({one.size_HW for one in places if isinstance(one, _Element)}) > 1:
         notes = ("its planes differ in size",)
     elif not is_emi and not _is_length(first.step_m):
         notes = ("a diffraction pattern (its axes are in 1/m): no pixel size in nm",)
+    if differ:
+        notes = (*notes, "its planes differ in pixel size: that of the first is told")
     return ImageFacts(
         path=path,
         format="TIA image" if is_emi else "TIA series",
@@ -58,7 +62,16 @@ def probe(path: Path) -> ImageFacts:
         pixel_nm=_pixel_nm(first.step_m),
         bit_depth=first.dtype.itemsize * 8,
         notes=notes,
+        pixel_nm_each=each if differ else (),
     )
+
+
+def _pixel_nm_at(path: Path, file: BinaryIO, place: int | _Element) -> tuple[float, float] | None:
+    """Return the pixel size of one plane; None of one that is damaged, which reading it tells."""
+    try:
+        return _pixel_nm(_element(path, file, place).step_m)
+    except ImageError:
+        return None
 
 
 def read(path: Path, plane: int) -> Micrograph:

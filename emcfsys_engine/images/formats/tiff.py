@@ -362,8 +362,9 @@ def _facts(
 ) -> ImageFacts:
     """Return the facts of a file; size, dtype and bits are those of one plane."""
     layer, index = of_plane
-    vendor = vendor_facts(tiff, layers[0].plane_shape)
-    shape = _shown_shape(layer, index)
+    told, first = vendor_facts(tiff, layers[0].plane_shape), layers[0].plane_shape
+    vendor, shape = told.of_plane(layer.plane_shape, first), _shown_shape(layer, index)
+    places = _places_in(layers) if len(layers) > 1 else []
     return ImageFacts(
         path=path,
         format=f"TIFF ({vendor.maker})" if vendor.maker else "TIFF",
@@ -374,6 +375,7 @@ def _facts(
         bit_depth=_bits(layer),
         info_bar_rows=vendor.info_bar_rows,
         notes=_notes(layers, vendor),
+        pixel_nm_each=tuple(told.of_plane(one.plane_shape, first).pixel_nm for one, _ in places),
     )
 
 
@@ -416,19 +418,18 @@ def _find_plane(path: Path, layers: list[_Layer], plane: int) -> tuple[_Layer, i
     have = sum(layer.planes for layer in layers)
     if not 0 <= plane < have:
         raise ImageError(path, f"has {have} planes, counted from 0, so there is no #{plane}")
-    found = _place_of(layers, plane)
+    found = _places_in(layers)[plane] if len(layers) > 1 else (layers[0], plane)
     _refuse_lost(path, *found)
     return found
 
 
-def _place_of(layers: list[_Layer], plane: int) -> tuple[_Layer, int]:
-    if len(layers) == 1:
-        return layers[0], plane
+def _places_in(layers: list[_Layer]) -> list[tuple[_Layer, int]]:
+    """Return where each plane lies, in order."""
     places = [(layer, index) for layer in layers for index in range(layer.planes)]
     if all(layer.series.kind == "generic" for layer in layers):
         # Pages of several kinds in turn count as they stand in the file, not kind by kind.
         places.sort(key=lambda place: place[0].page(place[1]).index)
-    return places[plane]
+    return places
 
 
 def _refuse_lost(path: Path, layer: _Layer, index: int) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tifffile
@@ -22,6 +22,15 @@ class VendorFacts:
     pixel_nm: PixelNm | None = None
     info_bar_rows: int = 0
     notes: tuple[str, ...] = ()
+
+    def of_plane(self, shape: tuple[int, ...], first: tuple[int, ...]) -> "VendorFacts":
+        """Return what of it holds for a plane of this shape; it is of the first one's.
+
+        A page of another size may show the same, smaller; OME's images say themselves if they do.
+        """
+        if shape[:2] == first[:2] or self.maker == "OME":
+            return self
+        return replace(self, pixel_nm=None, info_bar_rows=0)
 
 
 def vendor_facts(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts:

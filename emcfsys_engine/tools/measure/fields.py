@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.damaged_files import quiet_libraries
-from emcfsys_engine.images.micrograph import ImageRef, Micrograph
+from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
@@ -43,17 +44,20 @@ _NM_PER_CM = 1e7
 _LARGEST_NM = 10_000.0  # larger pixels are dots of a printer or a scanner
 
 
-def pixel_nm_of(mask: Path, image: Path | None) -> tuple[float, float] | None:
+def pixel_nm_of(
+    mask: ImageRef, image: ImageRef | None, facts_of: Callable[[Path], ImageFacts] = probe
+) -> tuple[float, float] | None:
     """Return the pixel size: the image's, else the mask's own; None when neither says.
 
+    `facts_of`: asks a file, or remembers what it said.
     Units:  nm, (y, x).
     Raises: ImageError when a file cannot be read.
     """
     if image is not None:
-        size = probe(image).pixel_nm
+        size = facts_of(image.path).pixel_nm_of(image.plane)
         if size is not None:
             return size
-    return _written_size(mask) or probe(mask).pixel_nm
+    return _written_size(mask.path) or facts_of(mask.path).pixel_nm_of(mask.plane)
 
 
 def _written_size(mask: Path) -> tuple[float, float] | None:
@@ -310,14 +314,11 @@ def _pixel_sizes(
     if settings.pixel_nm is not None:
         return dict.fromkeys(items.masks, settings.pixel_nm), []
     found: dict[ImageRef, tuple[float, float]] = {}
-    asked: dict[tuple[Path, Path | None], tuple[float, float] | None] = {}  # once a file
+    asked = lru_cache(maxsize=2)(probe)  # a stack and its mask: once a file
     unknown: list[ImageRef] = []
     for mask in tuple(items.masks):
         try:
-            image = items.image_of[mask].path if items.image_of else None
-            if (mask.path, image) not in asked:
-                asked[mask.path, image] = pixel_nm_of(mask.path, image)
-            size = asked[mask.path, image]
+            size = pixel_nm_of(mask, items.image_of.get(mask), asked)
         except InputError as fault:
             items.fail(mask, fault)
             continue

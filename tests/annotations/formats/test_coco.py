@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from pycocotools import mask as coco_mask
 
+from emcfsys_engine.annotations.draw import regions_of
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.formats.coco import (
+    coco_image,
     runs_of_mask,
     runs_of_text,
 )
@@ -92,6 +94,14 @@ def test_our_run_lengths_are_those_of_pycocotools(ids: np.ndarray) -> None:
         {"counts": runs_of_mask(mask), "size": [height, width]}, height, width
     )
     assert np.array_equal(coco_mask.decode(packed).astype(bool), mask)
+
+
+def test_the_box_of_an_object_holds_all_its_parts() -> None:
+    numbers = np.zeros((100, 120), np.int32)
+    numbers[10:40, 10:40] = numbers[60:80, 70:100] = 1
+    ids = (numbers > 0).astype(np.uint8)
+    made = coco_image("a", (100, 120), regions_of(ids, background=0, numbers=numbers))
+    assert [one["bbox"] for one in made.objects] == [[10, 10, 90, 70]]
 
 
 def test_every_object_of_coco_is_drawn_or_named(shared_data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from emcfsys_engine.images.reader import probe
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import probe, read_micrograph
 
 
 def test_a_tiff_with_dots_per_inch_or_centimetre_has_no_pixel_size(tmp_path: Path) -> None:
@@ -58,3 +59,17 @@ def test_rows_of_imagej_may_have_a_unit_of_their_own(tmp_path: Path) -> None:
     pixels = np.zeros((8, 9), np.uint8)
     tifffile.imwrite(path, pixels, imagej=True, resolution=(1 / 0.02, 1 / 12.0), metadata=words)
     assert probe(path).pixel_nm == pytest.approx((12.0, 20.0))
+
+
+def test_what_a_maker_says_of_a_page_is_not_taken_for_one_of_another_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tags = [(65003, "s", 0, "nm", True), (65009, "d", 1, 2.0, True)]  # Gatan's
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(np.zeros((64, 64), np.uint8), extratags=tags, metadata=None)
+        writer.write(np.zeros((16, 16), np.uint8), metadata=None)  # the same, smaller
+        writer.write(np.zeros((64, 64), np.uint8), metadata=None)
+    sizes = [read_micrograph(ImageRef(path=path, plane=plane)).pixel_nm for plane in range(3)]
+    assert sizes == [(2.0, 2.0), None, (2.0, 2.0)]
+    facts = probe(path)
+    assert facts.pixel_nm == (2.0, 2.0)
+    assert [facts.pixel_nm_of(plane) for plane in range(3)] == sizes

@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.writers import writer_for
 from emcfsys_engine.tools.measure.fields import open_fields, parse_pixel_nm, pixel_nm_of
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
-from tests.tools.drawn_masks import save_mask
+from tests.images.formats.test_tia import series
+from tests.tools.drawn_masks import rows_of, save_mask
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_the_pixel_size_of_a_mask_of_ours_counts_however_large_it_is(
     writer = writer_for(tmp_path / f"a{suffix}", (8, 9), size)
     writer.write(np.ones((8, 9), np.uint8))
     writer.finish()
-    assert pixel_nm_of(tmp_path / f"a{suffix}", None) == pytest.approx(size)
+    assert pixel_nm_of(ImageRef(path=tmp_path / f"a{suffix}"), None) == pytest.approx(size)
 
 
 def test_numbered_masks_keep_every_number_also_of_one_object(tmp_path: Path) -> None:
@@ -109,3 +111,22 @@ def test_a_mask_called_like_what_predict_writes_beside_one_is_named(tmp_path: Pa
     done = measure_masks(str(tmp_path), tmp_path / "t", settings, base=tmp_path)
     assert done.num_masks == 1
     assert any("left out (a.view.png)" in note for note in done.notes)
+
+
+def test_each_plane_of_a_series_is_measured_by_its_own_pixel_size(tmp_path: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    file = series(tmp_path / "s.ser", [pixels, pixels], step_m=1e-9)
+    head = 34 + 2 * 4 + pixels.nbytes + 50  # of the second element
+    content = bytearray(file.read_bytes())
+    for place in (8, 28):  # its steps: columns, then rows
+        content[head + place : head + place + 8] = np.array(4e-9, "<f8").tobytes()
+    file.write_bytes(content)
+    ids = np.zeros((8, 8), np.uint8)
+    ids[2:4, 2:4] = 1
+    for plane in range(2):
+        save_mask(tmp_path / f"masks/s.{plane:04}.png", ids)
+    done = measure_masks(
+        str(tmp_path / "masks"), tmp_path / "out", MeasureSettings(), images=str(file)
+    )
+    rows = rows_of(done.objects_file)
+    assert [float(row["area_nm2"]) for row in rows] == [4 * 1, 4 * 16]
