@@ -247,8 +247,9 @@ class RunHistory:
         for name, objects in event.objects.items():
             if objects.pq is not None:
                 self._line(f"pq:{name}").extend(at, (objects.pq,))
-        score = event.mean_iou if event.score is None else event.score
-        if score is not None and (not self._bests or event.is_best):
+        if (score := event.score) is None:  # no other number stands for it, as in `runs`
+            return
+        if not self._bests or event.is_best or score > self._bests[-1][1]:
             self._bests.append((event.step, score))
 
     def _take_usage(self, event: MachineUsed) -> None:

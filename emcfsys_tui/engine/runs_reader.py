@@ -21,7 +21,7 @@ from emcfsys_tui.engine.run_history import RunHistory
 from emcfsys_tui.messages import RunsRead
 from emcfsys_tui.view_models import RunDetail, RunRow
 
-_FORMAT = 2  # 2: with the settings of each run
+_FORMAT = 3  # 2: with the settings of each run; 3: only what is asked for is its score
 _LONG_BYTES = 1 << 20
 _BATCH_S = 0.2  # of reading, then what is known is told
 

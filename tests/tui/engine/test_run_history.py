@@ -1,10 +1,14 @@
 """A run is read once, and again when anything of it changed."""
 
+import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
+from emcfsys_engine.commands.runs import list_ as list_runs
 from emcfsys_engine.run.events import (
     ImageDone,
     ImageFailed,
@@ -71,3 +75,13 @@ def test_images_that_are_tried_again_are_counted_once(demo: Path) -> None:
     say(run, started, ImageDone(image="b.tif", mask="b.png", seconds=1, shares={}))
     history.read_new()
     assert (before, history.row().step) == (22, 22)
+
+
+def test_no_other_number_stands_for_a_score_that_is_not_known(demo: Path) -> None:
+    run = made_run(demo, steps=4)  # by the IoU of a class that no validation image has
+    unknown = msgspec.structs.replace(validation(4, 0.8, best=False), score=None)
+    say(run, unknown)
+    (row,) = rows_of(demo)
+    assert (row.score, row.best_step) == (None, None)
+    told = CliRunner().invoke(list_runs, [str(demo), "--json"])
+    assert json.loads(told.stdout)["runs"][0]["score"] is None
