@@ -1,6 +1,7 @@
 """MRC, MAP, REC, ST: electron microscopy's own stack format (MRC2014 and its older forms)."""
 
 import io
+import math
 import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ import numpy as np
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.damaged_files import refuse_false_promise
-from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, square_nm
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, sides_words, square_nm
 from emcfsys_engine.images.rows import PlaneRows, StoredRows, rows_from
 
 _HEADER_BYTES = 1024
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _COMPLEX_MODES = (3, 4)
 _IMOD_STAMP = 1146047817  # "IMOD"
+_UNSET_NM = (0.1, 0.1)  # 1 Å a pixel is what a cell says that nobody set
 _FEI_PIXEL_AT = 156  # in FEI1 and FEI2 extended headers: two float64, x and y, in metres
 
 
@@ -27,6 +29,7 @@ class Header:
     start: int  # byte of the first pixel
     pixel_nm: tuple[float, float] | None
     is_volume: bool
+    notes: tuple[str, ...] = ()
 
 
 def probe(path: Path) -> ImageFacts:
@@ -73,7 +76,7 @@ def facts_of(path: Path, header: Header, name: str) -> ImageFacts:
         planes=planes,
         pixel_nm=header.pixel_nm,
         bit_depth=header.dtype.itemsize * 8,
-        notes=notes,
+        notes=(*notes, *header.notes),
     )
 
 
@@ -122,12 +125,14 @@ def _parse(path: Path, start: bytes, file_bytes: int) -> Header:
         raise ImageError(path, "is truncated inside its extended header", "Copy it again")
     size = (planes, height, width)
     refuse_false_promise(path, size, dtype.itemsize, "none", file_bytes - pixel_start)
+    pixel_nm, notes = _pixel_nm(words, numbers, start)
     return Header(
         size_ZYX=size,
         dtype=dtype,
         start=pixel_start,
-        pixel_nm=_pixel_nm(words, numbers, start),
+        pixel_nm=pixel_nm,
         is_volume=planes > 1 and words[22] > 0,
+        notes=notes,
     )
 
 
@@ -151,20 +156,33 @@ def _byte_order(start: bytes) -> str:
 
 def _pixel_nm(
     words: tuple[int, ...], numbers: tuple[float, ...], start: bytes
-) -> tuple[float, float] | None:
+) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
+    """Return (y, x), and what is to be said of it.
+
+    FEI's own header has it, too, which programs keep as it is when they bin an image: where the two
+    are not the same none is used.
+    """
+    by_cell, by_fei = _of_cell(words, numbers), _of_fei(start)
+    if by_cell is None or by_fei is None or by_cell == _UNSET_NM:
+        return by_fei or by_cell, ()
+    if all(math.isclose(a, b, rel_tol=0.02) for a, b in zip(by_cell, by_fei, strict=True)):
+        return by_fei, ()
+    told = f"{sides_words(by_fei)} and {sides_words(by_cell)} nm"
+    return None, (f"two pixel sizes disagree ({told}): none is used",)
+
+
+def _of_fei(start: bytes) -> tuple[float, float] | None:
+    if start[104:108] not in (b"FEI1", b"FEI2") or len(start) < 1024 + _FEI_PIXEL_AT + 16:
+        return None
+    across, down = struct.unpack_from(f"{_byte_order(start)}2d", start, 1024 + _FEI_PIXEL_AT)
+    return square_nm(down, across, "m") if across > 0 and down > 0 else None
+
+
+def _of_cell(words: tuple[int, ...], numbers: tuple[float, ...]) -> tuple[float, float] | None:
     """Return (y, x) from the cell's size in ångström; columns may run along any of its axes."""
     counts, cell, axes = words[7:10], numbers[10:13], words[16:19]
     if sorted(axes) != [1, 2, 3]:
         axes = (1, 2, 3)
-    if (
-        start[208 - 104 : 208 - 100] in (b"FEI1", b"FEI2")
-        and len(start) >= 1024 + _FEI_PIXEL_AT + 16
-    ):
-        order = _byte_order(start)
-        across, down = struct.unpack_from(f"{order}2d", start, 1024 + _FEI_PIXEL_AT)
-        found = square_nm(down, across, "m")
-        if found is not None and across > 0 and down > 0:
-            return found
     sides: list[float] = []
     for axis in (axes[1] - 1, axes[0] - 1):
         if counts[axis] <= 0 or not cell[axis] > 0:
