@@ -15,7 +15,7 @@ from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.inference.ensemble import check_members
 from emcfsys_engine.learn.training.dataset import load_item
 from emcfsys_engine.learn.training.plan import read_plan
-from emcfsys_engine.model_card import ModelCard, read_card
+from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, read_card
 from emcfsys_engine.project import Naming, Project, Source
 from emcfsys_engine.project_tables import Parts
 from emcfsys_engine.run.folder import Run
@@ -58,7 +58,17 @@ def images_of_project(
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
     images = _images_of(models, project, split, as_dealt_now=as_dealt_now)
-    return replace(images, notes=tuple(model_notes(images.samples)))
+    notes = [*model_notes(images.samples), *_notes_of_scale(project, read_card(models[0]))]
+    return replace(images, notes=tuple(notes))
+
+
+def _notes_of_scale(project: Project, card: ModelCard) -> list[str]:
+    """Say where a project's scale, to which images are brought, is not the model's."""
+    own, trained = project.project.pixel_nm, card.pixel_nm
+    if own is None or trained is None or abs(own / trained - 1) < SAME_PIXEL:
+        return []
+    told = f"images are compared at the project's {own:.4g} nm a pixel, the model was trained at"
+    return [f"{told} {trained:.4g} nm: a score at another scale is not what it can do"]
 
 
 def _images_of(

@@ -111,3 +111,18 @@ def test_numbers_that_are_no_class_of_the_model_are_told_with_its_classes(
         Image.fromarray(numbers.astype(np.uint8)).save(tmp_path / "numbered" / image.name)
     with pytest.raises(DataFaults, match=r"The model's are .*make a project whose"):
         images_of_folders([seen], str(images), str(tmp_path / "numbered"))
+
+
+def test_a_project_of_another_scale_than_the_models_is_told_with_the_scores(
+    model_file: Path, project_folder: Path, tmp_path: Path
+) -> None:
+    network, card = load_model(model_file)
+    told: list[bool] = []
+    for pixel_nm in (None, 4.1, 8.0):  # the project says 4
+        file = tmp_path / f"{pixel_nm}.safetensors"
+        changed = msgspec.structs.replace(card, class_values=(0, 1), pixel_nm=pixel_nm)
+        save_model(file, network, changed)
+        project = load_project(project_folder, ("project.pixel_nm=4.0",))
+        notes = images_of_project([file], project, "all").notes
+        told.append(any("at the project's 4 nm a pixel" in note for note in notes))
+    assert told == [False, False, True]
