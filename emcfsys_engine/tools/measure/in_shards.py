@@ -23,6 +23,7 @@ from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_there
+from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
 from emcfsys_engine.run.folder import Run
@@ -69,6 +70,7 @@ from emcfsys_engine.tools.measure.tables import Unit, images_table, objects_tabl
 _BASE = Path("/")  # all paths of a request are absolute
 _STAMP_BYTES = 4
 _AGAIN = "Measure again"
+_TABLES = "tables.digest"  # in the run's folder: as it left its tables
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +196,7 @@ class MeasureWork(Work):
                     why = became.event.reason.removeprefix(f"{mask}: ")
                     items.failed.append(NotMeasured(file=str(mask), why=why))
             found = gathering.finish()
+        write_whole(self.run.folder / _TABLES, digest_of_tables(found).encode())
         write_whole(self.run.result_file, any_names.encode(found, indent=2))
         return Tally(found.num_masks, len(found.failed))
 
@@ -335,11 +338,22 @@ def what_was_found(run: Run) -> Measurement | None:
     header = work.shards.header()
     if found is None or header is None:
         return None
-    tables = [found.objects_file, found.images_file, *found.histograms]
-    if not all(Path(file).is_file() for file in tables if file):
+    if not all(Path(file).is_file() for file in found.histograms):
         return None
-    is_same = common_of(work, header).inputs == digest_of_inputs(request)
+    try:
+        is_same = (run.folder / _TABLES).read_bytes() == digest_of_tables(found).encode()
+    except OSError:
+        return None  # of an older version: what lies there may be another measurement's
+    is_same = is_same and common_of(work, header).inputs == digest_of_inputs(request)
     return found if is_same else None
+
+
+def digest_of_tables(found: Measurement) -> str:
+    """Return what changes as soon as another measurement, or a person, writes into its tables."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in (found.objects_file, found.images_file):
+        digest.update(digest_of_output(Path(file)).encode() if file else b"")
+    return digest.hexdigest()
 
 
 def result_of(run: Run) -> Measurement | None:

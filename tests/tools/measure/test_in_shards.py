@@ -23,6 +23,7 @@ from emcfsys_engine.tools.measure.in_shards import forecast, result_of, what_was
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings
 from emcfsys_engine.tools.measure.standards.results import StandardSettings
+from emcfsys_engine.tools.measure.tables import TableFormat
 from tests.jobs.conftest import wait_for
 from tests.shards.made import here, listed, made_in, run_here
 from tests.thorough import tries
@@ -288,6 +289,18 @@ def test_the_same_again_goes_on_and_once_done_says_so_until_something_changes(
     (folder / "masks/new.png").unlink()
     assert what_was_found(run) is not None
     (folder / "out/objects.csv").unlink()
+    assert what_was_found(run) is None
+
+
+@pytest.mark.parametrize("table", ["csv", "parquet", "parts"])
+def test_what_is_done_is_not_said_to_be_where_another_measurement_wrote_its_tables(
+    folder: Path, here: None, table: TableFormat
+) -> None:
+    out, settings = folder / "out", MeasureSettings(table=table, histogram="none")
+    run = run_of(folder, out, settings)
+    assert run_here(run) == 1
+    assert what_was_found(run) is not None
+    measure_masks(str(folder / "masks/1"), out, settings)
     assert what_was_found(run) is None
 
 
