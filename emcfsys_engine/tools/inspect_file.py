@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from emcfsys_engine.annotations.files import NotAnAnnotation, read_annotations
 from emcfsys_engine.annotations.shapes import Annotation
@@ -112,7 +113,7 @@ def _looks_like_a_model(file: Path) -> bool:
 
 def _micrograph(file: Path, facts: ImageFacts) -> FileFacts:
     first = read_micrograph(ImageRef(path=file, plane=0))
-    values = first.pixels
+    values = first.pixels[np.isfinite(first.pixels)]
     return FileFacts(
         file=str(file),
         kind="micrograph",
@@ -124,8 +125,8 @@ def _micrograph(file: Path, facts: ImageFacts) -> FileFacts:
         pixel_nm=facts.pixel_nm,
         bit_depth=facts.bit_depth,
         info_bar_rows=first.info_bar_rows,
-        lowest=float(values.min()),
-        highest=float(values.max()),
+        lowest=float(values.min()) if values.size else None,
+        highest=float(values.max()) if values.size else None,
         notes=facts.notes,
     )
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -342,7 +343,7 @@ def _tiles(summary: RunSummary) -> str:
         tiles.append((f"{len(done) + len(items - {one.image for one in became}):,}", "images done"))
         tiles.append((f"{failed:,}", "images failed"))
     if done:
-        middle = sorted(event.seconds for event in done)[len(done) // 2]
+        middle = median(event.seconds for event in done)
         tiles.append((f"{middle:.3g} s", "an image (median)"))
     if summary.seconds is not None:
         tiles.append((span(summary.seconds), "from first to last event"))
