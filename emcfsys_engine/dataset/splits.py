@@ -159,9 +159,14 @@ def assign_splits(
     """Return the samples with their splits: those of their source, or chosen where it says auto.
 
     auto keeps groups whole, cuts one block off a stack or a row of sections that look alike, and
-    otherwise deals out images. Each source is split by itself.
+    otherwise deals out images. Each source is split by itself; a group that was dealt out with
+    another source, or has its split there, is on the same side in all.
     """
     result = list(samples)
+    sides: dict[str, Any] = {}  # of groups: those of another source that are called alike are one
+    for sample in samples:
+        if sample.group is not None and (split := project.data[sample.source].split) != "auto":
+            sides.setdefault(sample.group, split)
     for index, source in enumerate(project.data):
         places = [place for place, sample in enumerate(result) if sample.source == index]
         if source.split != "auto":
@@ -169,9 +174,18 @@ def assign_splits(
             for place in places:
                 result[place] = replace(result[place], split=chosen)
             continue
-        mine = [result[place] for place in places]
+        free = [place for place in places if result[place].group not in sides]
+        if len(free) < len(places):
+            number = f"{len(places) - len(free)} of {len(places)} images"
+            notes.append(f"data.{index}: {number} are where their groups are in other sources")
+        for place in set(places) - set(free):
+            result[place] = replace(result[place], split=sides[result[place].group or ""])
+        mine = [result[place] for place in free]
         for local in _validation(mine, project.project.seed + index, index, notes, cache):
-            result[places[local]] = replace(mine[local], split="val")
+            result[free[local]] = replace(mine[local], split="val")
+        sides |= {
+            one.group: one.split for place in free if (one := result[place]).group is not None
+        }
     return result
 
 
@@ -182,10 +196,12 @@ def assign_fold(
 
     Every image that is not for testing is for validation in exactly one fold, whatever its source
     says: groups stay whole, stacks and rows of sections are cut into one block a fold, classes are
-    dealt out evenly. Each source is dealt out by itself; the seed and the images decide.
+    dealt out evenly. Each source is dealt out by itself, but for groups that others have, too; the
+    seed and the images decide.
     """
     result = list(samples)
     sizes = [0] * project.training.kfold
+    fold_of: dict[str, int] = {}  # of groups, from 0
     for index, source in enumerate(project.data):
         places = [place for place, sample in enumerate(result) if sample.source == index]
         if source.split == "test":
@@ -198,11 +214,16 @@ def assign_fold(
             name: frozenset().union(*(mine[local].classes for local in members))
             for name, members in units.items()
         }
-        folds = assign_folds(held, project.training.kfold, project.project.seed + index)
+        known = {name for name, n in units.items() if (mine[n[0]].group or "") in fold_of}
+        new = {name: classes for name, classes in held.items() if name not in known}
+        folds = assign_folds(new, project.training.kfold, project.project.seed + index)
         # The first fold of a source is its largest: it goes where least is so far.
         order = sorted(range(project.training.kfold), key=sizes.__getitem__)
         for name, members in units.items():
-            number = order[folds[name]]
+            group = mine[members[0]].group
+            number = fold_of[group] if group is not None and name in known else order[folds[name]]
+            if group is not None:
+                fold_of[group] = number
             sizes[number] += len(members)
             split: Any = "val" if number == fold - 1 else "train"
             for local in members:

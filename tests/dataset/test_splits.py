@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from emcfsys_engine.dataset.samples import Sample, list_samples
+from emcfsys_engine.dataset.samples import Sample, gather, list_samples
 from emcfsys_engine.dataset.splits import assign_folds, split_units
 from emcfsys_engine.errors import DataFaults
 from emcfsys_engine.project import Project, load_project
@@ -111,6 +111,27 @@ def test_groups_are_never_parted(tmp_path: Path) -> None:
     for fold in _folds(project):
         assert len({name[0] for name in _validating(fold)}) == 1
         assert len(_validating(fold)) == 3
+
+
+def test_a_group_that_two_sources_have_is_on_one_side_in_both(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for source in "xyz":
+        for group in "01234":
+            _write(tmp_path / source, f"{group}_{source}", rng)
+    group = "group = '^(\\w)_'\n"
+    sources = (("x", "auto"), ("y", "auto"), ("z", "auto"))
+    for fold in _folds(_project(tmp_path, 4, *sources, extra=group)):
+        groups = {
+            split: {one.group for one in fold if one.split == split} for split in ("train", "val")
+        }
+        assert groups["train"] and groups["val"]
+        assert groups["train"].isdisjoint(groups["val"])
+    found = list_samples(_project(tmp_path, 0, *sources, extra=group))
+    assert len({one.group for one in found.samples if one.split == "val"}) == 1
+    assert sum(one.split == "val" for one in found.samples) == 3
+    assert "data.2: 5 of 5 images are where their groups are in other sources" in found.notes
+    by_hand = _project(tmp_path, 0, ("x", "val"), ("y", "auto"), extra=group)
+    assert {one.split for one in gather(by_hand).samples} == {"val"}
 
 
 def test_a_stack_is_cut_into_one_block_a_fold(tmp_path: Path) -> None:
