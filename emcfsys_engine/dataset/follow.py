@@ -92,9 +92,9 @@ def _dealt(project: Project, known: Sequence[Sample], others: Sequence[Sample]) 
 
 
 def _unit(sample: Sample) -> tuple[int, str]:
-    """Return what must stay on one side: a group, a stack, or a single image."""
+    """Return what must stay on one side: a group of any source, a stack, or a single image."""
     if sample.group is not None:
-        return sample.source, f"group {sample.group}"
+        return 0, f"group {sample.group}"
     if sample.image.plane is not None:
         return sample.source, f"stack {sample.image.path.name}"
     return sample.source, f"image {sample.name}"

@@ -25,7 +25,7 @@ def unlabelled_samples(
     goes on; others are not looked at. Of more than `MOST` images as many are taken, evenly.
     """
     taken = {one.image for one in labelled}
-    validated = {(one.source, one.group) for one in labelled if one.split == "val" and one.group}
+    validated = {one.group for one in labelled if one.split == "val" and one.group}
     found: list[Sample] = []
     for source, table in enumerate(project.data):
         for image, plain in plain_names(project, source) if table.teaches_unlabelled else ():
@@ -37,7 +37,7 @@ def unlabelled_samples(
                 name=full_name(source, plain, image),
                 group=group_of(table, image, root_of(table.images, project.folder)),
             )
-            if image in taken or (source, sample.group) in validated:
+            if image in taken or sample.group in validated:
                 continue
             if known is None and project.training.follow and _will_validate(project, sample, plain):
                 continue

@@ -66,6 +66,23 @@ def test_a_group_that_validates_teaches_nothing(tmp_path: Path) -> None:
     assert [one.group for one in found] == ["h" if validates == "g" else "g"]
 
 
+def test_a_group_that_validates_teaches_nothing_in_another_table_either(tmp_path: Path) -> None:
+    group = "group = '^([a-z])'\n"
+    more = BOTH.replace('unlabelled = "learn"\n', group)
+    text = f'{more}[[data]]\nimages = "incoming"\nunlabelled = "learn"\n{group}'
+    for number, name in enumerate(("g1", "h1")):
+        _save(tmp_path / "images" / f"{name}.png", number)
+        _save(tmp_path / "masks" / f"{name}.png", 1)
+        _save(tmp_path / "incoming" / f"{name}b.png", number + 7)
+    project = _project(tmp_path, "", "", text)
+    samples = list_samples(project)
+    (validates,) = (one.group for one in samples.of("val"))
+    found, _ = unlabelled_samples(project, samples.samples)
+    assert [one.group for one in found] == ["h" if validates == "g" else "g"]
+    for one in samples.samples:
+        assert drawn_side(replace(one, source=1), 0) == drawn_side(one, 0)
+
+
 def test_of_very_many_images_as_many_are_taken_evenly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
