@@ -216,7 +216,8 @@ def table_of(found: Evaluation) -> str:
             + (f"       {_four(scores.cl_dice.get(name))}" if extra else "")
         )
     mean, fore = _four(scores.mean_iou), _four(scores.mean_foreground_iou)
-    lines.append(f"mean IoU {mean}, foreground {fore}, pixel accuracy {scores.accuracy:.4f}")
+    right = _four(scores.accuracy if scores.pixels else None)
+    lines.append(f"mean IoU {mean}, foreground {fore}, pixel accuracy {right}")
     lines += _table_of_objects(found.objects)
     lines += promises.table_of(found.per_image, found.promise)
     if len(found.per_source) > 1:

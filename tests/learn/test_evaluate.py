@@ -4,7 +4,10 @@ import json
 import re
 from collections.abc import Callable
 
-from emcfsys_engine.learn.evaluate import NUM_WORST, evaluate_project
+import torch
+
+from emcfsys_engine.learn.evaluate import NUM_WORST, Evaluation, evaluate_project, table_of
+from emcfsys_engine.learn.training.metrics import scores
 from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.groups import new_trainings
@@ -37,3 +40,9 @@ def test_evaluate_takes_the_models_own_split(
     assert "the model was trained on" in engine_here("evaluate", run.best_model, *folders)
     fresh = evaluate_project(run.best_model, dealt, "test", tta=False, overlap=0.25)
     assert (fresh.images, fresh.trained_on) == (9, ())
+
+
+def test_where_nothing_is_labelled_no_score_is_a_number() -> None:
+    nothing = scores(torch.zeros(2, 2, dtype=torch.int64), ("a", "b"))
+    told = table_of(Evaluation(model="m", images=1, scores=nothing, per_source={}))
+    assert "mean IoU –, foreground –, pixel accuracy –" in told
