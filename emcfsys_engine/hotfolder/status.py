@@ -254,7 +254,8 @@ def status_of(project: Project) -> dict[str, Any]:
     events = run.events() if run else []
     states = [event for event in events if isinstance(event, WatchState)]
     done = [event for event in events if isinstance(event, ImageDone)]
-    failures = [event for event in became_of_images(events) if isinstance(event, ImageFailed)]
+    became = became_of_images(events)
+    failures = [event for event in became if isinstance(event, ImageFailed)]
     known = overview(output)
     by_verdict = Counter(group.state for group in known.groups)
     lags = [event.lag_s for event in done[-100:] if event.lag_s is not None]
@@ -270,7 +271,7 @@ def status_of(project: Project) -> dict[str, Any]:
         "groups": len(known.groups),
         **{f"groups_{state}": by_verdict[state] for state in STATES},
         "recipe": known.recipe,
-        "unlike_training_data": sum(bool(event.unlike) for event in done),
+        "unlike_training_data": sum(isinstance(e, ImageDone) and bool(e.unlike) for e in became),
         "median_lag_s": round(median(lags), 3) if lags else None,
         "images_per_min": images_per_min([event.time for event in done], time.time()),
         "last_error": failures[-1].reason if failures else None,

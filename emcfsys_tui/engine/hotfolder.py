@@ -69,7 +69,7 @@ class HotFolderReader:
         self._lags: deque[float] = deque(maxlen=500)
         self._per_minute: dict[int, int] = {}
         self._done_at: deque[float] = deque(maxlen=_DONE_AT)
-        self._num_unlike = 0
+        self._unlike: set[str] = set()  # images, as they were predicted last
         self._known = Overview()  # the newest are judged in it
         self._counted_at = float("-inf")
         self._told: HotState | None = None
@@ -114,7 +114,7 @@ class HotFolderReader:
             failed=known.states.get("failed", 0),
             trying=known.states.get("trying", 0),
             skipped=known.states.get("skipped", 0),
-            unlike=self._num_unlike,
+            unlike=len(self._unlike),
             verdicts=known.verdicts if any(known.verdicts.values()) else {},
             groups=dict(Counter(group.state for group in known.groups if group.state)),
             recipe=known.recipe,
@@ -161,7 +161,7 @@ class HotFolderReader:
             self._done_at.append(event.time)
             if event.lag_s is not None:
                 self._lags.append(event.lag_s)
-            self._num_unlike += bool(event.unlike)
+            (self._unlike.add if event.unlike else self._unlike.discard)(event.image)
             line = _line_of(event, project)
             self._newest = deque((one for one in self._newest if one.image != line.image), _NEWEST)
             self._newest.appendleft(line)

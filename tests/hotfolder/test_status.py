@@ -18,6 +18,7 @@ from emcfsys_engine.hotfolder.status import (
     best_model,
     choose_best,
     resolve_model,
+    status_of,
     what_it_would_do,
 )
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
@@ -267,3 +268,17 @@ def test_a_damaged_run_is_passed_over(project: Project, rubbish: str) -> None:
     else:
         bad.record_file.write_text("words")
     assert best_model(project) == good.best_model
+
+
+def test_an_image_that_is_predicted_again_is_unlike_once_or_no_more(project: Project) -> None:
+    run = new_run(
+        project.runs_folder, WatchRequest(model="m", watch="i", output="p"), project=project
+    )
+    done = ImageDone(image="a.tif", mask="a.png", seconds=1.0, unlike="odd")
+    with EventWriter(run.events_file) as events:
+        for one in (done, done, msgspec.structs.replace(done, image="b.tif")):
+            events.write(one)
+    assert status_of(project)["unlike_training_data"] == 2
+    with EventWriter(run.events_file) as events:
+        events.write(msgspec.structs.replace(done, unlike=""))
+    assert status_of(project)["unlike_training_data"] == 1
