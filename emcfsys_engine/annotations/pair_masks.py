@@ -15,12 +15,14 @@ from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Origin
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
-from emcfsys_engine.images.output_names import ENDS, MASK_SUFFIXES
+from emcfsys_engine.images.output_names import ENDS, MASK_SUFFIXES, stem_of
 from emcfsys_engine.images.own_files import is_content, resolved
 from emcfsys_engine.images.own_outputs import opened_book
+from emcfsys_engine.regions import OF_REGION
 from emcfsys_engine.text import few, how_many
 
 _LEVELS = 8  # folders above a mask in which its book may lie
+_PART = re.compile(rf"(.+){OF_REGION}", re.DOTALL)
 _VERSION = re.compile(r"(.+)\.v\d+", re.DOTALL)
 
 
@@ -145,6 +147,22 @@ class Masks:
             are = how_many(len(names), "file is", "files are")
             what = "taken for what predict writes beside a mask, by name: left out"
             self.notes.append(f"{are} {what} ({few(names, 3)})")
+
+    def drop_parts(self) -> None:
+        """Leave out masks of regions whose whole image's mask is among these, too."""
+        whole = {(mask.path.parent, stem_of(mask.path)) for mask in self.refs}
+        parts = [
+            mask
+            for mask in self.refs
+            if (part := _PART.fullmatch(stem_of(mask.path))) is not None
+            and (mask.path.parent, part[1]) in whole
+        ]
+        for mask in parts:
+            self.drop(mask)
+        if parts:
+            are = how_many(len(parts), "mask is", "masks are")
+            what = "of a region of an image whose whole mask is beside: left out"
+            self.notes.append(f"{are} {what}{_few(parts)}")
 
     def drop(self, mask: ImageRef) -> None:
         """Leave one more out."""

@@ -186,6 +186,7 @@ def _find_masks(
     if not found:
         raise AnnotationError(base / masks, "holds no masks", "Name masks or their folder")
     counting = masks_that_count(found)
+    counting.drop_parts()
     items = Items(
         masks=counting.refs.copy(),
         image_of={},

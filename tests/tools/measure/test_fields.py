@@ -113,6 +113,21 @@ def test_a_mask_called_like_what_predict_writes_beside_one_is_named(tmp_path: Pa
     assert any("left out (a.view.png)" in note for note in done.notes)
 
 
+def test_a_region_of_an_image_whose_whole_mask_is_beside_is_not_measured_again(
+    tmp_path: Path,
+) -> None:
+    for name in ("a.png", "a.r0-50.c0-90.png", "a.r50-.c0-90.png", "b.r0-50.c0-90.png"):
+        save_mask(tmp_path / "masks" / name, _two_squares())
+    result = measure_masks(str(tmp_path / "masks"), tmp_path / "out", MeasureSettings())
+    rows = rows_of(tmp_path / "out" / "images.csv")
+    assert {row["mask"] for row in rows} == {"a.png", "b.r0-50.c0-90.png"}
+    [note] = [note for note in result.notes if "region" in note]
+    assert note == (
+        "2 masks are of a region of an image whose whole mask is beside: left out"
+        " (a.r0-50.c0-90.png, a.r50-.c0-90.png)"
+    )
+
+
 def test_each_plane_of_a_series_is_measured_by_its_own_pixel_size(tmp_path: Path) -> None:
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
     file = series(tmp_path / "s.ser", [pixels, pixels], step_m=1e-9)
