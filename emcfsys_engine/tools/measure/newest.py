@@ -24,6 +24,7 @@ class Tables:
     objects: tuple[Path, ...]
     images: tuple[Path, ...]
     is_csv: bool
+    told_by: Path  # of all its tables the one that is noted first
 
 
 def newest_tables(folder: Path) -> Tables:
@@ -44,6 +45,7 @@ def newest_tables(folder: Path) -> Tables:
             objects=(newest,),
             images=() if images is None else (images,),
             is_csv=newest.suffix == ".csv",
+            told_by=newest,
         )
     listed = read_parts(folder)
     if listed is None:
@@ -52,6 +54,7 @@ def newest_tables(folder: Path) -> Tables:
         objects=tuple(part_files(folder, listed.objects)),
         images=tuple(part_files(folder, listed.images)),
         is_csv=False,
+        told_by=parts,
     )
 
 
@@ -75,8 +78,13 @@ def _newest(folder: Path, files: Sequence[Path]) -> Path | None:
     return max(files, key=rank)
 
 
+def is_earlier(file: Path, than: Path) -> bool:
+    """Tell whether a file of a folder was written by a measurement before that of a table."""
+    book = OutputBook(than.parent)
+    return 0 < book.order_of(file) < book.order_of(than)
+
+
 def _refuse_older(images: Path, objects: Path) -> None:
-    book = OutputBook(objects.parent)
-    if 0 < book.order_of(images) < book.order_of(objects):
+    if is_earlier(images, objects):
         what = f"is of an earlier measurement than {objects.name}"
         raise InputError(images, what, "Measure again")

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.text import text_of_cell
-from emcfsys_engine.tools.measure.newest import newest_of, newest_tables
+from emcfsys_engine.tools.measure.newest import is_earlier, newest_of, newest_tables
 from emcfsys_engine.tools.measure.summary import CountedSizes, summary_and_sizes
 from emcfsys_engine.tools.report.charts import (
     Chart,
@@ -153,8 +153,19 @@ def numbers_section(folder: Path) -> str:
     Raises: InputError when it holds no table of objects, or one that measure did not write.
     """
     charts = distribution_charts(_sizes_in(folder))
-    tables = "".join(_standard_table(newest_of(folder, name, ".csv"), name) for name in _STANDARDS)
-    maps = [embedded(file, file.stem) for file in sorted(folder.glob("grain-map-*.png"))]
+    newest = newest_tables(folder).told_by
+
+    def titled(name: str, file: Path) -> str:
+        return f"{name} (of an earlier measurement)" if is_earlier(file, newest) else name
+
+    tables = "".join(
+        _standard_table(file, titled(name.upper(), file))
+        for name in _STANDARDS
+        if (file := newest_of(folder, name, ".csv")) is not None
+    )
+    maps = [
+        embedded(file, titled(file.stem, file)) for file in sorted(folder.glob("grain-map-*.png"))
+    ]
     pictures = f'<div class="pictures">{"".join(maps)}</div>' if maps else ""
     return section("Sizes", tables, charts, pictures)
 
@@ -205,14 +216,14 @@ def _read_sizes(file: Path) -> list[ObjectSizes]:
     ]
 
 
-def _standard_table(file: Path | None, name: str) -> str:
-    """Return the rows of a standard that hold for all fields; nothing where it was not asked."""
-    rows = [row for row in _rows_of(file) if not row.get("mask")] if file is not None else []
+def _standard_table(file: Path, title: str) -> str:
+    """Return the rows of a standard that hold for all fields."""
+    rows = [row for row in _rows_of(file) if not row.get("mask")]
     if not rows:
         return ""
     heads = [head for head in rows[0] if head != "mask"]
     cells = [[text_of_cell(row[head] or "") for head in heads] for row in rows]
-    return f"<h3>{name.upper()}</h3>" + table([h.replace("_", " ") for h in heads], cells)
+    return f"<h3>{title}</h3>" + table([h.replace("_", " ") for h in heads], cells)
 
 
 def _rows_of(file: Path) -> list[dict[str, str]]:

@@ -82,6 +82,15 @@ def test_a_report_takes_in_what_was_measured(tmp_path: Path) -> None:
     assert "Sizes" not in write_report(run).read_text()
 
 
+def test_a_standards_numbers_of_a_measurement_before_are_told_as_such(tmp_path: Path) -> None:
+    numbers = measured_walls(tmp_path)
+    assert "of an earlier measurement" not in numbers_section(numbers)
+    measure_masks(str(tmp_path / "masks"), numbers, MeasureSettings(classes=WALLS))
+    told = numbers_section(numbers)
+    assert "E112 (of an earlier measurement)" in told
+    assert "grain-map-1 (of an earlier measurement)" in told
+
+
 def test_a_folder_without_numbers_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no table of objects.*measure wrote"):
         numbers_section(tmp_path)
