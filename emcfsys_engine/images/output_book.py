@@ -25,6 +25,7 @@ from emcfsys_engine.images.output_names import (
     MASK_SUFFIXES,
     Stems,
     WantedName,
+    as_blind_disks_see,
     instances_of,
     leads_out,
     stems_for,
@@ -488,7 +489,7 @@ def _first_of(wanted: WantedName, suffix: str) -> int:
     Where two names have one number by chance, each keeps its extension.
     """
     first = next(stems_for(wanted.name, None, wanted.version, suffix))
-    return hash((first.casefold(), wanted.folder))
+    return hash((as_blind_disks_see(first), wanted.folder))
 
 
 def _met_twice(numbers: Iterable[int]) -> set[int]:

@@ -97,36 +97,36 @@ def keys_of(stem: str) -> frozenset[str]:
     """Return the keys of all files that a stem can have; `stem` may lie in a folder."""
     folder, slash, name = stem.rpartition("/")
     if len(name) <= _SHORT_STEM and name.isascii():
-        return frozenset((f"{_plain(folder)}{slash}{_bare(name)}",))
+        return frozenset((f"{as_blind_disks_see(folder)}{slash}{_bare(name)}",))
     names = {name}
     if _num_bytes(name) > _SHORT_STEM:
         names.add(_cut(name, _SHORT_STEM))
-    return frozenset(f"{_plain(folder)}{slash}{_bare(name)}" for name in names)
+    return frozenset(f"{as_blind_disks_see(folder)}{slash}{_bare(name)}" for name in names)
 
 
 def key_of_file(file: str) -> str:
     """Return the key that a file's name leads to: that of its stem."""
     folder, slash, name = file.rpartition("/")
     for end in ENDS:
-        if _plain(name).endswith(end):
+        if as_blind_disks_see(name).endswith(end):
             name = name[: -len(end)]
             break
-    return f"{_plain(folder)}{slash}{_bare(name)}"
+    return f"{as_blind_disks_see(folder)}{slash}{_bare(name)}"
+
+
+def as_blind_disks_see(name: str) -> str:
+    """Return what tells a name apart on every file system: some take A for a, or two ä for one."""
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _bare(name: str) -> str:
     """Cut off what tells companions: a key is the same for all files of one stem."""
-    name = _plain(name)
+    name = as_blind_disks_see(name)
     while "." in name and (shorter := _BESIDE.sub("", name)) != name:
         name = shorter
     return name
-
-
-def _plain(text: str) -> str:
-    """Some file systems take A for a, and both spellings of ä for one."""
-    if text.isascii():
-        return text.lower()
-    return unicodedata.normalize("NFC", text).casefold()
 
 
 def fitting(base: str, tail: str) -> str:

@@ -4,6 +4,7 @@ Of each image a quarter is kept aside for validation and the rest trains: so one
 """
 
 import glob
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from emcfsys_engine.annotations.writer import write_png
 from emcfsys_engine.dataset.objects import drawn_ids
 from emcfsys_engine.errors import AnnotationError, InputError, UnknownClassError
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
-from emcfsys_engine.images.output_names import instances_of
+from emcfsys_engine.images.output_names import as_blind_disks_see, instances_of
 from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, read_card
@@ -87,8 +88,9 @@ def _images(pattern: str) -> list[ImageRef]:
 
 def _names(refs: Sequence[ImageRef]) -> list[str]:
     names = [bare_name(ref.path.name) for ref in refs]
+    alike = Counter(map(as_blind_disks_see, names))
     for ref, name in zip(refs, names, strict=True):
-        if names.count(name) > 1:
+        if alike[as_blind_disks_see(name)] > 1:
             what = "shares its name with another image"
             raise InputError(ref.path, what, "Adapt to one of them, or rename one")
     return names

@@ -29,6 +29,7 @@ from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.files import read_own, remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
+from emcfsys_engine.images.output_names import as_blind_disks_see
 from emcfsys_engine.images.own_files import put_over
 from emcfsys_engine.images.own_outputs import opened_book
 from emcfsys_engine.images.reader import read_micrograph
@@ -122,13 +123,14 @@ def what_to_suggest(
         for file, by in waiting_suggestions(project.data[n], project.folder).items()
     }
     bare: dict[Path, tuple[int, Path]] = {}
-    taken: set[Path] = set()  # of x.png and x.tif one gets x.json
+    taken: set[str] = set()  # of x.png and x.tif one gets x.json
     for n in places:
         for image, name in plain_names(project, n):
             file = _file_of(project, n, name)
-            if image.plane is None and (n, image) not in labelled and file not in taken:
+            told = as_blind_disks_see(str(file))
+            if image.plane is None and (n, image) not in labelled and told not in taken:
                 bare[image.path] = (n, file)
-                taken.add(file)
+                taken.add(told)
     old = {file for file, by in waiting.items() if _is_beaten(by, score)}
     renewed = {image for image, (_, file) in bare.items() if file in old}
     fresh = [

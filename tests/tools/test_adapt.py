@@ -120,6 +120,12 @@ def test_images_that_cannot_teach_are_refused_and_nothing_is_written(
     refused("of an image of 64 × 64", tmp_path / "other.tif")
     _image(tmp_path / "sub" / "bare.tif")
     refused("shares its name", tmp_path / "bare.tif", tmp_path / "sub" / "bare.tif")
+    # Of one file on many disks: each image would be adapted to the other's mask.
+    for one, other in (("Bare", "bare"), ("\N{LATIN SMALL LETTER A WITH DIAERESIS}", "a\u0308")):
+        _image(tmp_path / "alike" / f"{one}.tif")
+        _image(tmp_path / "alike" / "sub" / f"{other}.tif")
+        both = [tmp_path / "alike" / f"{one}.tif", tmp_path / "alike" / "sub" / f"{other}.tif"]
+        refused("shares its name", *both)
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 128, 128), np.uint8))
     refused("is a stack", tmp_path / "stack.tif")
     out.mkdir()

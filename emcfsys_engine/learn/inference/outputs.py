@@ -20,7 +20,12 @@ from emcfsys_engine.images.label_zarr import ZarrWriter
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.output_names import instances_of, is_ome_zarr, stem_of
+from emcfsys_engine.images.output_names import (
+    as_blind_disks_see,
+    instances_of,
+    is_ome_zarr,
+    stem_of,
+)
 from emcfsys_engine.images.overlays import laid_over
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, remove
 from emcfsys_engine.images.own_outputs import free_version, put_over_own
@@ -377,9 +382,9 @@ def probability_kinds(classes: Sequence[str]) -> dict[str, str]:
         told = "".join(one if one.isprintable() and one != "/" else "_" for one in name)
         plain = kind = f"prob-{told}"
         number = 1
-        while kind.casefold() in taken:
+        while as_blind_disks_see(kind) in taken:
             number += 1
             kind = f"{plain}~{number}"
-        taken.add(kind.casefold())
+        taken.add(as_blind_disks_see(kind))
         kinds[name] = kind
     return kinds

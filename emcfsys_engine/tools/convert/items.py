@@ -30,7 +30,7 @@ from emcfsys_engine.dataset.objects import drawn_ids
 from emcfsys_engine.dataset.sources import IN_DOUBT
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_names import LONGEST_NAME
+from emcfsys_engine.images.output_names import LONGEST_NAME, as_blind_disks_see
 from emcfsys_engine.images.own_outputs import free_version, opened_book
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import Source
@@ -277,17 +277,17 @@ def output_names(refs: Sequence[ImageRef], root: Path) -> list[str]:
     for ref in refs:
         planes.setdefault(ref.path, []).append(ref.plane)
     stems = {path: key_of_file(path, root)[0].removeprefix("./") for path in planes}
-    owners = Counter(stem.casefold() for stem in stems.values())
+    owners = Counter(map(as_blind_disks_see, stems.values()))
     taken: set[str] = set()
     found: dict[tuple[Path, int | None], str] = {}
     for path in sorted(planes, key=lambda path: len(path.name)):
-        bases = _bases(path, stems[path], is_alone=owners[stems[path].casefold()] == 1)
+        bases = _bases(path, stems[path], is_alone=owners[as_blind_disks_see(stems[path])] == 1)
         every = (
             [base if plane is None else f"{base}.{plane:04d}" for plane in planes[path]]
             for base in bases
         )
-        names = next(names for names in every if taken.isdisjoint(map(str.casefold, names)))
-        taken.update(map(str.casefold, names))
+        names = next(names for names in every if taken.isdisjoint(map(as_blind_disks_see, names)))
+        taken.update(map(as_blind_disks_see, names))
         found.update(zip([(path, plane) for plane in planes[path]], names, strict=True))
     return [found[ref.path, ref.plane] for ref in refs]
 
