@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,7 @@ class Measurements:
         self.file = output / FOLDER / _FILE
         self.told = ""  # of a file that a person made another one of
         self._columns: list[str] = []
+        self._head = b""  # its first line, as it was looked at last
         self._begun = 0  # where the lines of the last append begin
         self._unknown: set[str] = set()  # images that have lines, and are not in the ledger
         if self.file.exists():
@@ -184,11 +186,18 @@ class Measurements:
             rows = self._learn(known)
             if not keeps_older:
                 self._drop_older(rows, known)
+            self._head = self._ends()[0]
+
+    def news(self) -> list[str]:
+        """Return, once, what is to be said of a file that a person made another one of."""
+        told, self.told = self.told, ""
+        return [told] if told else []
 
     def append(self, lines: Sequence[Line]) -> None:
         """Append lines; they are on the disk when this returns."""
         if not lines:
             return
+        self._look_again()
         self._drop_unknown({str(line[_FIRST_COLUMN]) for line in lines})
         text = io.StringIO(newline="")
         self._columns = self._columns or list(lines[0])
@@ -227,6 +236,7 @@ class Measurements:
 
     def newest_of(self, files: Collection[str]) -> dict[str, dict[str, dict[str, str]]]:
         """Return file -> image or plane -> its newest line, as column -> cell."""
+        self._look_again()
         wanted, found = frozenset(files), dict[str, dict[str, dict[str, str]]]()
         for row in self._rows()[0][1:]:
             image = text_of_cell(row[0]) if row else ""
@@ -238,6 +248,7 @@ class Measurements:
 
     def replace_newest(self, lines: Sequence[Line]) -> None:
         """Put lines where the newest of their images stand, all in one step; others come last."""
+        self._look_again()
         rows = self._rows()[0]
         if not lines or not rows or not self._columns:
             self.append(lines)
@@ -274,12 +285,32 @@ class Measurements:
         if len(kept) < len(rows):
             self._write(kept)
 
-    def _learn(self, done: frozenset[str]) -> list[list[str]]:
-        """Read what is there, drop a torn last line, and return the others."""
+    def _look_again(self) -> None:
+        """Follow what a person saved while the watch runs: other columns, a last line unended."""
+        head, end = self._ends()
+        if head and (head != self._head or end != b"\n"):
+            unknown = self._unknown
+            self._learn(None)
+            self._unknown, self._head = unknown, self._ends()[0]
+
+    def _ends(self) -> tuple[bytes, bytes]:
+        """Return the first line of the file, and its last byte; b"" where there is none."""
+        with suppress(FileNotFoundError), reading_own(self.file) as stream:
+            head, size = stream.readline(_MOST_BYTES), os.fstat(stream.fileno()).st_size
+            return head, os.pread(stream.fileno(), 1, size - 1) if size else b""
+        return b"", b""
+
+    def _learn(self, known: frozenset[str] | None) -> list[list[str]]:
+        """Read what is there, drop a torn last line, and return the others.
+
+        `known`: the images of the ledger; None: what is there, this watch wrote whole.
+        """
         rows, is_whole = self._rows()
         if rows and rows[0][:1] != [_FIRST_COLUMN]:
             self._put_aside()
+            self._columns = []
             return []
+        done = frozenset(row[0] for row in rows if row) if known is None else known
         if rows and not is_whole:
             # Its line was on the disk before the ledger knew the image: an editor took its end.
             last = text_of_cell(rows[-1][0]) if rows[-1] else ""

@@ -144,7 +144,7 @@ class _Watch:
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.model.by.device, gpus, os.environ):
             self._warn(lost)
-        of_files = self.ledger.told, self.measurements.told, self.in_hand.told
+        of_files = self.ledger.told, *self.measurements.news(), self.in_hand.told
         for told in filter(None, (*of_files, self.model.cannot_tell())):
             self._warn(told)
         if due := self.ledger.due() if self.hook.is_wanted else []:
@@ -422,12 +422,12 @@ class _Watch:
                 self.measurements.take_back()
             raise
         redone = [one for _, one in kept if one.placed and one.entry.path in self.scanner.known]
-        told = [words for one in redone if (words := self.stages.retire(one))]
+        retired = [words for one in redone if (words := self.stages.retire(one))]
         if redone and self.project.hotfolder.rewritten == "redo":
             self.measurements.keep_newest({one.entry.path: one.measured for one in redone})
         for _, one in kept:
             self.scanner.done(one.entry)
-        for words in told:
+        for words in (*self.measurements.news(), *retired):
             self._warn(words)
         for seen, one in kept:
             self._tell(seen, one)

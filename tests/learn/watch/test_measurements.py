@@ -137,6 +137,30 @@ def test_a_table_that_a_spreadsheet_saved_is_kept_whole(output: Path) -> None:
     assert [row["image"] for row in rows_of(output)] == ["c.tif"]
 
 
+@pytest.mark.parametrize("saved", ["fewer columns", "other order", "no end", "semicolons"])
+def test_lines_follow_what_a_person_saved_while_the_watch_runs(output: Path, saved: str) -> None:
+    mask, other = np.zeros((4, 4), np.uint8), np.full((4, 4), 1, np.uint8)
+    measurements = Measurements(output, ())
+    measurements.append([line_of(mask, None, "a.tif")])
+    rows = list(csv.reader(measurements.file.read_text().splitlines()))
+    if saved == "fewer columns":
+        rows = [row[:1] + row[3:] for row in rows]
+    if saved == "other order":
+        rows = [row[:1] + row[:0:-1] for row in rows]
+    text = "\n".join((";" if saved == "semicolons" else ",").join(row) for row in rows)
+    measurements.file.write_text(text + "\n" * (saved != "no end"))
+    wanted = {name: str(value) for name, value in line_of(other, None, "b.tif").items()}
+    if saved == "fewer columns":
+        del wanted["height_px"], wanted["width_px"]
+    measurements.append([line_of(other, None, "b.tif")])
+    assert measurements.newest_of(["b.tif"]) == {"b.tif": {"b.tif": wanted}}
+    with measurements.file.open(newline="") as stream:
+        lines = {row["image"]: row for row in csv.DictReader(stream)}
+    assert lines["b.tif"] == wanted
+    assert (saved == "semicolons") == ("a.tif" not in lines) == bool(measurements.news())
+    assert measurements.news() == []
+
+
 def test_an_append_can_be_taken_back(output: Path) -> None:
     mask = np.zeros((4, 4), np.uint8)
     measurements = Measurements(output, ())
