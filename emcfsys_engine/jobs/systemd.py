@@ -46,15 +46,19 @@ class Installed:
 def install(folder: Path) -> Installed:
     """Write the unit for a state folder and enable it; says plainly what is not as it should be.
 
+    Another one that is there, maybe changed by a person, is kept beside it.
+
     Raises: DaemonError if the unit cannot be written.
     """
     file = unit_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, unit_text(folder).encode())
+        content = unit_text(folder).encode()
+        kept = _put_aside(file, content)
+        write_whole(file, content)
     except OSError as error:
         raise DaemonError(f"{file}: cannot be written: {error.strerror}.") from None
-    notes: list[str] = []
+    notes = [f"{file} was another one: it is kept as {kept}"] if kept else []
     is_enabled = False
     for words in (("daemon-reload",), ("enable", UNIT)):
         trouble = _systemctl(*words)
@@ -69,6 +73,17 @@ def install(folder: Path) -> Installed:
             f" jobs with your last logout. Run: loginctl enable-linger {who}"
         )
     return Installed(file=file, is_enabled=is_enabled, notes=tuple(notes))
+
+
+def _put_aside(file: Path, content: bytes) -> str:
+    """Rename what is there with another content; return its name, "" where nothing had to be."""
+    if not os.path.lexists(file) or (file.is_file() and file.read_bytes() == content):
+        return ""
+    number = 1
+    while os.path.lexists(aside := file.with_name(f"{file.name}.before-{number}")):
+        number += 1
+    file.rename(aside)
+    return aside.name
 
 
 def unit_file() -> Path:
