@@ -131,7 +131,7 @@ def clean_runs(
                 left.append(LeftAlone(name=run.id, why=_LEFT_ALONE["running"]))
                 continue
             for kind in dict.fromkeys(what):
-                item = _item(run, kind, _unlinked if remove else _sized, failed)
+                item = _item(run, kind, _remover(run, kind) if remove else _sized, failed)
                 if item is not None:
                     items.append(item)
             if remove and "previews" in what:
@@ -254,10 +254,19 @@ def _sized(file: Path) -> int:
     return file.lstat().st_size
 
 
-def _unlinked(file: Path) -> int:
-    size = file.lstat().st_size
-    file.unlink()
-    return size
+def _remover(run: Run, kind: What) -> Callable[[Path], int]:
+    """Return what removes a file and tells its size: what a person changed since stays."""
+    book = _book_of(run) if kind == "companions" else None
+
+    def removed(file: Path) -> int:
+        size = file.lstat().st_size
+        if book is None:
+            file.unlink()
+        elif not book.remove(file):
+            raise FileNotFoundError(file)
+        return size
+
+    return removed
 
 
 def _checkpoints(run: Run) -> list[Path]:

@@ -30,6 +30,7 @@ from emcfsys_engine.run.events import (
 from emcfsys_engine.run.folder import ExitRecord, Run, new_run
 from emcfsys_engine.run.records import PredictRequest, TrainRequest
 from emcfsys_engine.text import size
+from emcfsys_engine.tools import clean_runs as clean_tool
 from emcfsys_engine.tools.clean_runs import EVERY, clean_runs, parse_what
 
 DONE = RunFinished(reason="steps")
@@ -239,6 +240,33 @@ def test_a_companion_that_this_program_did_not_write_is_left(tmp_path: Path) -> 
     (item,) = clean_runs(out, what=("companions",), remove=True).items
     assert item.files == (str(ours),)
     assert len(list(photos.iterdir())) == 3
+
+
+def test_a_companion_that_a_person_changes_while_others_are_looked_at_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "masks"
+    out.mkdir()
+    book, ours = OutputBook(out), [out / "a.overlay.png", out / "a.uncertainty.png"]
+    for file in (out / "a.png", *ours):
+        file.write_bytes(b"x" * 10)
+    book.note({file: digest_of_output(file) for file in ours})
+    run = new_run(out / ".emcfsys", PredictRequest(model="/m", inputs=("/i",), out=str(out)))
+    with EventWriter(run.events_file) as writer:
+        writer.write(RunStarted(run=run.id, does="predict"))
+        writer.write(ImageDone(image="x", mask=str(out / "a.png"), seconds=1))
+        writer.write(RunFinished(reason="done"))
+    found = clean_tool._FILES["companions"]
+
+    def found_and_changed(run: Run) -> list[Path]:
+        files = list(found(run))
+        ours[0].write_bytes(b"a person painted here")
+        return files
+
+    monkeypatch.setitem(clean_tool._FILES, "companions", found_and_changed)  # pyright: ignore
+    (item,) = clean_runs(out, what=("companions",), remove=True).items
+    assert item.files == (str(ours[1]),)
+    assert ours[0].read_bytes() == b"a person painted here"
 
 
 def test_without_the_list_of_outputs_no_companion_goes_by_its_name_alone(tmp_path: Path) -> None:
