@@ -27,6 +27,7 @@ from skimage.draw import polygon2mask
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import remedy_of
+from emcfsys_engine.images.own_files import write_new
 
 Manner = Literal["whole", "slow", "rename", "burst", "mixed"]
 _PIECES = 8
@@ -150,12 +151,17 @@ def make_demo(folder: Path, *, num_train: int = 10, num_val: int = 3, seed: int 
     if folder.exists() and any(folder.iterdir()):
         raise InputError(folder, "is not empty", "Name a new folder")
     written: list[Path] = []
+    made: list[Path] = []  # folders of ours: what somebody lays there meanwhile is not
     is_new = not folder.exists()
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("images", "annotations"):
+            (folder / name).mkdir()
+            made.append(folder / name)
         for split, number, first in (("train", num_train, 0), ("val", num_val, 1000)):
             images, labels = folder / "images" / split, folder / "annotations" / split
-            images.mkdir(parents=True)
-            labels.mkdir(parents=True)
+            images.mkdir()
+            labels.mkdir()
             for index in range(number):
                 name = f"cell_{first + index:04d}"
                 scene, pixels = make_micrograph(seed, first + index)
@@ -163,12 +169,11 @@ def make_demo(folder: Path, *, num_train: int = 10, num_val: int = 3, seed: int 
                 written[-1].write_bytes(encode_png(pixels))
                 text = _labelme(scene, f"../../images/{split}/{name}.png")
                 (labels / f"{name}.json").write_text(text)
-        (folder / "project.toml").write_text(PROJECT_TOML)
+        write_new(folder / "project.toml", PROJECT_TOML.encode())
     except OSError as error:
-        for name in ("images", "annotations"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for place in made:
+            shutil.rmtree(place, ignore_errors=True)
         with suppress(OSError):
-            (folder / "project.toml").unlink(missing_ok=True)
             if is_new:
                 folder.rmdir()
         raise InputError(folder, f"cannot be written: {error.strerror}", remedy_of(error)) from None

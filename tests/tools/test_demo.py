@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
+from emcfsys_engine.tools import demo
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.demo import make_demo, play_microscope
 
@@ -30,6 +33,22 @@ def test_check_finds_no_error_in_the_demo() -> None:
 
 
 @pytest.mark.long
+def test_what_somebody_lays_into_the_folder_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = demo.encode_png
+
+    def encoded(pixels: np.ndarray) -> bytes:
+        (tmp_path / "project.toml").write_text("mine")
+        return encode(pixels)
+
+    monkeypatch.setattr(demo, "encode_png", encoded)
+    with pytest.raises(InputError, match="cannot be written: File exists"):
+        demo.make_demo(tmp_path, num_train=1, num_val=1)
+    assert [file.name for file in tmp_path.iterdir()] == ["project.toml"]
+    assert (tmp_path / "project.toml").read_text() == "mine"
+
+
 def test_the_microscope_writes_whole_files_in_every_manner(tmp_path: Path) -> None:
     pauses: list[float] = []
     for manner in ("whole", "slow", "rename", "burst", "mixed"):
