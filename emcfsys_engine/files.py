@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -242,11 +243,18 @@ def _made(temporary: Path, mode: int) -> int:
 
 def temporary_of(file: Path) -> Path:
     """Return the name a file has while it is written: hidden, of this process, never too long."""
-    name = f".{file.name}.{os.getpid()}.tmp"
+    number = _number_of(os.getpid())
+    name = f".{file.name}.{number}.tmp"
     if len(os.fsencode(name)) > _LONGEST_NAME:
         digest = hashlib.blake2b(os.fsencode(file.name), digest_size=16).hexdigest()
-        name = f".{digest}.{os.getpid()}.tmp"
+        name = f".{digest}.{number}.tmp"
     return file.with_name(name)
+
+
+@cache
+def _number_of(process: int) -> int:
+    """Return a number of this process alone: containers that share a disk all have a process 1."""
+    return process << 24 | int.from_bytes(os.urandom(3))
 
 
 class DiskFullError(OSError):

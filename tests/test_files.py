@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,10 @@ def test_a_file_that_a_hard_link_shares_is_refused_and_a_copy_in_its_place_is_th
     shutil.copy(book, tmp_path / "own")
     (tmp_path / "own").replace(book)
     os.close(open_own(book, os.O_RDWR))
+
+
+def test_processes_of_one_number_on_two_machines_write_under_two_names() -> None:
+    code = "import os; from pathlib import Path; os.getpid = lambda: 1;"
+    code += "from emcfsys_engine.files import temporary_of; print(temporary_of(Path('x.png')))"
+    names = {subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(3)}
+    assert len(names) == 3
