@@ -1,16 +1,18 @@
 """Named sets of weights made for microscopy: where they are, whose, how fetched."""
 
+import fcntl
 import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from emcfsys_engine.errors import WeightsError
-from emcfsys_engine.files import sha256_of
+from emcfsys_engine.files import open_own, sha256_of
 from emcfsys_engine.settings import cache_home
 
 Progress = Callable[[int, int | None], None]  # bytes there, bytes in all where the server says so
@@ -101,6 +103,25 @@ def fetch(url: str, folder: Path | None = None, *, progress: Progress | None = N
         _check(file, record)
         return file
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(file):
+        if not file.is_file():  # another training may have fetched it meanwhile
+            _fetch_into(file, record, url, progress)
+    return file
+
+
+@contextmanager
+def _alone(file: Path) -> Generator[None]:
+    """Let no other process fetch the same file: both would write into one part."""
+    lock = open_own(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT)
+    try:
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _fetch_into(file: Path, record: Path, url: str, progress: Progress | None) -> None:
     part = file.with_name(file.name + ".part")
     try:
         _download(url, part, progress)
@@ -113,7 +134,6 @@ def fetch(url: str, folder: Path | None = None, *, progress: Progress | None = N
     _check_again(file, record, digest)
     _write_record(record, url, digest)
     part.replace(file)
-    return file
 
 
 class _Answer(Protocol):

@@ -79,6 +79,23 @@ def test_a_file_is_downloaded_once_and_its_checksum_kept(server: _Server, tmp_pa
     assert record["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 
+def test_two_trainings_that_begin_together_download_a_file_once(
+    server: _Server, tmp_path: Path
+) -> None:
+    server.content = bytes(range(256)) * 8
+    files: list[Path] = []
+    other = threading.Thread(target=lambda: files.append(fetch(url_of(server), tmp_path)))
+
+    def begin_the_other(done: int, total: int | None) -> None:
+        other.start()
+        other.join(0.5)  # it waits for us
+
+    files.append(fetch(url_of(server), tmp_path, progress=begin_the_other))
+    other.join()
+    assert [file.read_bytes() for file in files] == [server.content] * 2
+    assert server.ranges == [""]
+
+
 def test_a_flipped_byte_in_the_cache_is_told(server: _Server, tmp_path: Path) -> None:
     server.content = b"weights"
     fetch(url_of(server), tmp_path).write_bytes(b"weightz")
