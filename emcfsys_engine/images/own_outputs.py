@@ -112,11 +112,19 @@ def replace_own(file: Path, book: OutputBook, write: Callable[[Path], object]) -
     if os.path.lexists(file) and not book.has_now(file, of_image=False):
         what = "is not as this program wrote it, and kept"
         raise InputError(file, what, "Name another file, or remove it")
+    temporary = temporary_of(file)
     try:
-        place_own(file, book, write)
+        placed = place_own(file, book, write)
     except PermissionError:  # the book lies in somebody else's folder: it takes no note
         file.parent.mkdir(parents=True, exist_ok=True)
-        write(file)
+        try:
+            write(temporary)
+            placed = put_over_own(temporary, file, book, of_image=False)
+        finally:
+            temporary.unlink(missing_ok=True)
+    if placed != file:
+        what = f"was saved by somebody meanwhile, and is kept: the new one is {placed}"
+        raise InputError(file, what, "Name another file, or remove it")
 
 
 def write_own(file: Path, content: bytes, book: OutputBook) -> Path:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.output_names import WantedName
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.own_outputs import (
@@ -12,6 +13,7 @@ from emcfsys_engine.images.own_outputs import (
     PartBook,
     made_in,
     place_own,
+    replace_own,
     take_in,
     write_own,
 )
@@ -33,6 +35,25 @@ def test_what_a_person_saves_while_a_file_is_made_is_kept(
     assert (file.read_bytes(), placed.read_bytes()) == (b"a person's", b"new")
     assert placed == tmp_path / "a.v2.json"
     assert OutputBook(tmp_path).has(placed)
+
+
+@pytest.mark.parametrize("takes_notes", [True, False])
+def test_a_page_that_a_person_saves_under_its_name_meanwhile_is_kept_and_told(
+    tmp_path: Path, takes_notes: bool
+) -> None:
+    book, file = OutputBook(tmp_path), tmp_path / "report.html"
+    if not takes_notes:  # as a book of somebody else's
+        (tmp_path / FOLDER).mkdir()
+        (tmp_path / FOLDER / "outputs.jsonl").write_bytes(b"")
+        (tmp_path / "other").hardlink_to(tmp_path / FOLDER / "outputs.jsonl")
+
+    def write(place: Path) -> None:
+        place.write_bytes(b"made")
+        file.write_bytes(b"mine")
+
+    with pytest.raises((InputError, FileExistsError)):
+        replace_own(file, book, write)
+    assert file.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("at_look", [1, 2, 3])
