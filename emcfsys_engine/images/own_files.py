@@ -1,5 +1,6 @@
 """Files that are ours, told by digest as images are, and given names over nobody else's."""
 
+import ctypes
 import errno
 import filecmp
 import hashlib
@@ -18,6 +19,7 @@ from emcfsys_engine.files import identity_of, named_after, reading, temporary_of
 from emcfsys_engine.images.walk import is_zarr
 
 _BLOCK = 1 << 20
+_HERE, _NO_REPLACE = -100, 1  # AT_FDCWD and RENAME_NOREPLACE of renameat2(2)
 _END_BYTES = 65_536
 # Lengths tell how a digest was made: of size and ends, of all or blocks, of all of a large file.
 _OLDER_BYTES, _DIGEST_BYTES, _WHOLE_DIGEST_BYTES = 16, 20, 24
@@ -122,11 +124,27 @@ def put(temporary: Path, place: Path, *, may_replace: bool) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        if os.path.lexists(place):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place)) from None
-        temporary.replace(place)
+        _rename_to_free(temporary, place)
     else:
         temporary.unlink()
+
+
+def _rename_to_free(file: Path, place: Path) -> None:
+    """Rename a file where none lies: in one step where the file system can, as FAT and SMB do.
+
+    Raises: FileExistsError where one does; OSError.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    number = errno.ENOSYS
+    if rename is not None:
+        if rename(_HERE, os.fsencode(file), _HERE, os.fsencode(place), _NO_REPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+    if number not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        raise OSError(number, os.strerror(number), str(place))
+    if os.path.lexists(place):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+    file.replace(place)
 
 
 def put_over(temporary: Path, place: Path, is_ours: Callable[[Path], bool]) -> None:

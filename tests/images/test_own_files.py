@@ -1,5 +1,6 @@
 """What an image's digest tells, and what no digest is ever taken of."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -334,3 +335,24 @@ def test_what_is_taken_away_at_that_moment_is_written_anew(tmp_path: Path) -> No
     put_over(temporary, place, lambda there: there.unlink() is None)
     assert place.read_text() == "ours, newer"
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_without_hard_links_what_is_saved_right_after_the_look_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_saved: bool
+) -> None:
+    file = tmp_path / "a.png"
+
+    def no_link(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # as on FAT and SMB
+
+    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)  # a moment before
+    if is_saved:
+        file.write_bytes(b"mine")
+        with pytest.raises(FileExistsError):
+            write_new(file, b"made")
+    else:
+        write_new(file, b"made")
+    assert file.read_bytes() == (b"mine" if is_saved else b"made")
+    assert os.listdir(tmp_path) == ["a.png"]
