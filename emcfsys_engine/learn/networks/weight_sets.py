@@ -102,7 +102,6 @@ def fetch(url: str, folder: Path | None = None, *, progress: Progress | None = N
     if file.is_file():
         _check(file, record)
         return file
-    folder.mkdir(parents=True, exist_ok=True)
     with _alone(file):
         if not file.is_file():  # another training may have fetched it meanwhile
             _fetch_into(file, record, url, progress)
@@ -111,8 +110,17 @@ def fetch(url: str, folder: Path | None = None, *, progress: Progress | None = N
 
 @contextmanager
 def _alone(file: Path) -> Generator[None]:
-    """Let no other process fetch the same file: both would write into one part."""
-    lock = open_own(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT)
+    """Let no other process fetch the same file: both would write into one part.
+
+    Raises: WeightsError where nothing can be written beside it.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        place = file.with_name(f".{file.name}.lock")
+        lock = open_own(place, os.O_RDWR | os.O_CREAT, is_shared=True)
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise WeightsError(str(file), what, "Set XDG_CACHE_HOME to another folder") from None
     try:
         with suppress(OSError):  # a disk without locks
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,7 +1,9 @@
 """Masks to numbers: objects and area fractions of a folder of masks, as tables and histograms."""
 
+import fcntl
+import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -180,12 +182,27 @@ class Gathering:
         items.say_without_numbers()
         if note := note_of([mask.path for mask in items.masks]):
             items.notes.append(note)
-        with _written_to(self._out):
+        with _written_to(self._out), self._alone():
             made = self._of_parts(self._parts) if self._parts is not None else self._of_tables()
             if self.study is None or not made.num_masks:
                 return made
             report = self.study.report(OutputBook(self._out), self._calibration)
             return msgspec.structs.replace(made, standard=report)
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Let no other measurement write into the folder meanwhile: tables stand there together."""
+        if not self._measured and self._parts is None:
+            yield  # nothing will be written
+            return
+        self._out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self._out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(OSError):  # some networks have no locks
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _of_parts(self, parts: PartsWriter) -> Measurement:
         items = self._fields.items

@@ -116,6 +116,12 @@ def test_a_server_that_is_away_is_told_with_where_to_copy_the_file(tmp_path: Pat
         fetch("http://127.0.0.1:9/weights.pth.tar", tmp_path)
 
 
+def test_a_cache_that_cannot_be_written_is_told_with_another(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match=r"cannot be written.*Set XDG_CACHE_HOME"):
+        fetch("http://127.0.0.1:9/weights.pth.tar", tmp_path / "file/weights")
+
+
 def test_a_named_set_is_downloaded_and_loaded(
     server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,9 @@
 """What is told of a folder of tables is told of one measurement, the newest, by all who read it."""
 
+import fcntl
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from emcfsys_engine.tools.measure.newest import newest_of, newest_tables
 from emcfsys_engine.tools.measure.summary import summarise
 from emcfsys_engine.tools.report.sizes import size_charts
 from tests.tools.drawn_masks import disc, measured, save_mask
+from tests.waiting import PATIENCE_S
 
 
 def measure_discs(folder: Path, radius: float, table: str) -> Path:
@@ -73,3 +77,25 @@ def test_a_folder_that_is_not_there_has_no_tables(tmp_path: Path) -> None:
     assert newest_of(tmp_path / "none", "objects", ".csv") is None
     with pytest.raises(InputError, match="no table of objects"):
         newest_tables(tmp_path / "none")
+
+
+def test_two_measurements_into_one_folder_write_one_after_the_other(tmp_path: Path) -> None:
+    out = measure_discs(tmp_path, 8, "csv")
+    held = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    before = (out / "objects.csv").read_bytes()
+    other = threading.Thread(target=measure_discs, args=(tmp_path, 20, "csv"))
+    other.start()
+    inode = out.stat().st_ino
+    until = time.monotonic() + PATIENCE_S
+    while not any(f":{inode} " in line for line in waiting_locks()):
+        assert time.monotonic() < until
+    assert (out / "objects.csv").read_bytes() == before
+    os.close(held)
+    other.join()
+    assert told_of(out) == pytest.approx([80, 80, 80], rel=0.01)
+
+
+def waiting_locks() -> list[str]:
+    """Return the kernel's lines of locks that are waited for."""
+    return [line for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
