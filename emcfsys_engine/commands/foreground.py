@@ -101,13 +101,22 @@ def _exit_code(run: Run, code: int) -> int:
         raise RunFolderError(run.folder, "is already running", "Wait for it or cancel it")
     if code == NO_LEASE:
         raise InputError("GPU", "was taken by somebody else in this moment", "Try again")
+    with contextlib.suppress(OSError):  # its disk is away: what was saved is told already
+        _tell_end(run)
+    return 1 if code < 0 or code in (127, 137, 139) else code
+
+
+def _tell_end(run: Run) -> None:
+    """Say of an end what its worker could not.
+
+    Raises: OSError for a disk that does not answer.
+    """
     state, reason = run.outcome()
     if state == "lost":  # a full disk takes no last word
         say(f"emcfsys-engine: {_why_lost(run, reason)}", err=True)
     record = run.exit_record()
     if state == "failed" and record is not None and reason == told_by_process(record).reason:
         say(f"emcfsys-engine: {run.id}: {reason}. See {run.log_file}", err=True)
-    return 1 if code < 0 or code in (127, 137, 139) else code
 
 
 def _why_lost(run: Run, reason: str) -> str:

@@ -60,6 +60,7 @@ class RunContext:
         self._events = events
         self._unsaid: list[Event] = []
         self._terminated = False
+        self._asked = "terminated"
         self._was_done = isinstance(run.ending(), RunFinished | RunRefused)
         self._has_begun = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # USR2: Slurm's warning
@@ -109,7 +110,9 @@ class RunContext:
         """Tell whether to end, and how: cancel, stop, pause or terminated."""
         if not self._terminated:
             return None
-        return self.run.asked() or "terminated"
+        with suppress(OSError):  # its disk does not answer: what was heard last counts
+            self._asked = self.run.asked() or "terminated"
+        return self._asked
 
     def begin(self) -> None:
         """Train by what was asked from here on: what goes wrong now is the run's own end.

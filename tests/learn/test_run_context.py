@@ -1,8 +1,9 @@
-"""A worker keeps the memory that it frees, and gives it back when it waits."""
+"""A worker hears who ends it, keeps the memory that it frees, and gives it back when it waits."""
 
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +52,34 @@ def test_steps_after_the_first_touch_no_new_pages() -> None:
     assert touched < 1000
     assert given_back > 200 * 2**20
     assert _numbers("as it is")[0] > 100_000  # of 4 KiB
+
+
+_ASKED = """
+import os, resource, signal, sys
+from pathlib import Path
+from emcfsys_engine.launch.start import Place
+from emcfsys_engine.learn.run_context import RunContext
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest
+
+run = new_run(Path(sys.argv[1]), TrainRequest())
+worker = RunContext(run, None, Place())
+if sys.argv[2:]:
+    run.ask(sys.argv[2])
+os.kill(os.getpid(), signal.SIGTERM)
+heard = worker.stop_request() if sys.argv[2:] else "nothing yet"
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # no file can be opened
+print(heard, worker.stop_request(), sep=", ")
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [([], "nothing yet, terminated"), (["stop"], "stop, stop")]
+)
+def test_an_end_is_heard_while_the_disk_of_the_run_does_not_answer(
+    tmp_path: Path, words: list[str], told: str
+) -> None:
+    """A request ended the training there by an error, and its last steps were not saved."""
+    command = [sys.executable, "-c", _ASKED, str(tmp_path), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == told
