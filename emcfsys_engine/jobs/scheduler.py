@@ -117,6 +117,7 @@ def _why_away(run: Run) -> str:
     """Say why a run cannot be started now although it is there; empty when it can be tried."""
     try:
         away = run.is_away()
+        end_of_events(run.events_file)
     except OSError as error:
         return f"waits for {run.folder}: {error.strerror}"
     return f"waits for {run.folder}: its disk may be away" if away else ""

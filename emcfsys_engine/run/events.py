@@ -416,13 +416,14 @@ def reversed_events(file: Path, since: int = 0) -> Iterator[AnyEvent]:
     None is decoded before it is asked for: how a run ended is mostly its last line.
 
     Units: only what lies after `since`, and at most the last 256 KiB, in bytes.
+    Raises: OSError where it cannot be read now, which is no reason to judge.
     """
     try:
         with reading_own(file) as stream:
             end = stream.seek(0, 2)
             stream.seek(max(since if 0 <= since <= end else 0, end - _TAIL_BYTES))
             lines = stream.read().split(b"\n")[:-1]
-    except OSError:
+    except FileNotFoundError:
         return
     for line in reversed(lines):
         try:
@@ -435,11 +436,12 @@ def end_of_events(file: Path) -> int:
     """Return where the next event will begin: after the last whole line; 0 where there is none.
 
     Units: bytes.
+    Raises: OSError where it cannot be read now.
     """
     try:
         with reading_own(file) as stream:
             return _end_of_last_line(stream.fileno())
-    except OSError:
+    except FileNotFoundError:
         return 0
 
 

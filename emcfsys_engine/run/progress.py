@@ -64,11 +64,18 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 def progress_of(run: Run, now: float | None = None) -> Progress:
     """Tell how far a living training is; nothing of it is remembered between two calls."""
-    events = list(reversed_events(run.events_file))[::-1]
+    events = _newest(run)[::-1]
     if not any(isinstance(event, RunStarted) for event in events):
         first = first_event(run)
         events = [*([first] if first is not None else []), *events]
     return progress_in(events, time.time() if now is None else now)
+
+
+def _newest(run: Run) -> list[AnyEvent]:
+    """Return the newest events, the newest first; what cannot be read now tells nothing."""
+    with suppress(OSError):
+        return list(reversed_events(run.events_file))
+    return []
 
 
 def words_of_progress(run: Run) -> str:
@@ -239,7 +246,7 @@ def estimate(kind: Kind, runs: Iterable[Run], *, most: int = 3) -> Estimate | No
 
 def _pace(run: Run) -> float | None:
     """Return the wall time of a step of a run that finished in one go."""
-    newest = list(reversed_events(run.events_file))
+    newest = _newest(run)
     ended = next((event for event in newest if isinstance(event, RunFinished)), None)
     started = first_event(run)
     if ended is None or not ended.step or not isinstance(started, RunStarted):

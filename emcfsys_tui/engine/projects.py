@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from itertools import islice
@@ -21,7 +22,7 @@ from emcfsys_engine.jobs.job import Job, what_they_wait_for
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run.events import ImageDone, ImageFailed, reversed_events
+from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed, reversed_events
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.progress import progress_of
 from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES
@@ -200,7 +201,10 @@ def _now(
 
 def _said_by_watch(project: Project, run: Run) -> list[SaidLine]:
     found: list[SaidLine] = []
-    for event in islice(reversed_events(run.events_file), 500):
+    events: list[AnyEvent] = []
+    with suppress(OSError):  # it cannot be read now
+        events = list(islice(reversed_events(run.events_file), 500))
+    for event in events:
         text = ""
         if isinstance(event, ImageFailed):
             text = f"{Path(event.image).name} failed: {event.reason}"

@@ -1,19 +1,25 @@
 """Bad bytes, disks that go and come, slow endings: every job ends true, none runs twice."""
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import signal
 import sqlite3
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emcfsys_engine.errors import DaemonError, QueueError
-from emcfsys_engine.launch.start import holder
-from emcfsys_engine.run.events import EventWriter, RunFinished
+from emcfsys_engine.jobs import transitions
+from emcfsys_engine.jobs.transitions import outcome_of
+from emcfsys_engine.launch.start import holder, start
+from emcfsys_engine.run.events import EventWriter, RunFinished, end_of_events
 from tests.jobs.conftest import Bench, wait_for
+from tests.jobs.standin_daemon import STANDIN
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\0{", b"[" * 100_000, b'{"pid": 1e308}'])
@@ -196,3 +202,28 @@ def test_a_second_host_is_told_at_once_where_the_daemon_runs(bench: Bench) -> No
         with pytest.raises(DaemonError, match="runs on node7"):
             bench.start()
     assert bench.start().running  # that host's daemon is gone
+
+
+def test_a_run_whose_events_cannot_be_read_for_a_while_is_done_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last word was taken for none: "failed: ended with exit code 0", for good."""
+    job = bench.queue.get(bench.add(run := bench.run()))
+    assert transitions.claim(
+        bench.queue.store, job, token="t", gpu_ids=(), events_offset=end_of_events(run.events_file)
+    )
+    job = bench.queue.get(job.id)
+    start(run, token=job.token, worker=[sys.executable, str(STANDIN)]).wait()
+    real = os.open
+
+    def stale(path: Any, *given: Any, **named: Any) -> int:
+        if path == run.events_file:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(os, "open", stale)
+    for judge in (lambda: outcome_of(run, job), lambda: end_of_events(run.events_file)):
+        with pytest.raises(OSError, match="tale"):
+            judge()
+    monkeypatch.undo()
+    assert outcome_of(run, job).state == "done"

@@ -172,7 +172,11 @@ class SlurmExecutor:
         if job.slurm is None or needs is None:
             return
         token = secrets.token_hex(8)
-        offset = end_of_events(run.events_file)
+        try:
+            offset = end_of_events(run.events_file)
+        except OSError as error:
+            moves.explain(self.store, job, f"waits for {run.folder}: {error.strerror}")
+            return
         if not moves.begin(self.store, job, token=token, events_offset=offset):
             return  # cancelled in this moment
         job = self.store.job(job.id)

@@ -69,12 +69,16 @@ class Follower:
         for job in jobs:
             one = seen.get(job.slurm_name) or told.get(job.slurm_name)
             current = self._confirmed(job, one)
-            if one is None:
-                self._forgotten(current)
-            elif phase_of(one) == "ended":
-                self._ended(current, one)
-            else:
-                self._alive(cluster, current, one, seen.get(job.tasks_name))
+            try:
+                if one is None:
+                    self._forgotten(current)
+                elif phase_of(one) == "ended":
+                    self._ended(current, one)
+                else:
+                    self._alive(cluster, current, one, seen.get(job.tasks_name))
+            except OSError as error:  # the disk of one run is no trouble for the others
+                what = f"{job.run}: {error.strerror}: it is waited for"
+                moves.explain(self.store, current, what)
 
     def _confirmed(self, job: Job, seen: SlurmJob | None) -> Job:
         if seen is None or job.slurm_id == seen.id:
