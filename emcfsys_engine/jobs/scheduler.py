@@ -1,5 +1,6 @@
 """What waits: jobs that fit are claimed and started, the others are told what they wait for."""
 
+import errno
 import secrets
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.files import is_full
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Job
@@ -123,6 +125,12 @@ def _why_away(run: Run) -> str:
     return f"waits for {run.folder}: its disk may be away" if away else ""
 
 
+def _is_away(error: BaseException | None) -> bool:
+    """Tell whether an error is of a disk that does not answer now, or is full."""
+    numbers = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
+    return isinstance(error, OSError) and (error.errno in numbers or is_full(error))
+
+
 class Dispatch:
     """Starts waiting jobs in order, as far as the machine allows."""
 
@@ -219,6 +227,9 @@ class Dispatch:
             if job.its_run().is_alive():  # somebody runs it outside the queue: its start then
                 self.supervisor.adopt(job)
                 return
+        if _is_away(error.__context__):
+            transitions.put_back(self.store, job, reason=str(error), wait_s=_AWAY_S)
+            return
         transitions.fail(self.store, job, str(error))
         log(f"job {job.id}: failed {error}")
         self.supervisor.notices.tell(job, "failed", str(error))

@@ -15,6 +15,7 @@ import pytest
 
 from emcfsys_engine.errors import DaemonError, QueueError
 from emcfsys_engine.jobs import transitions
+from emcfsys_engine.jobs.daemon import Daemon
 from emcfsys_engine.jobs.transitions import outcome_of
 from emcfsys_engine.launch.start import holder, start
 from emcfsys_engine.run.events import EventWriter, RunFinished, end_of_events
@@ -227,3 +228,21 @@ def test_a_run_whose_events_cannot_be_read_for_a_while_is_done_all_the_same(
             judge()
     monkeypatch.undo()
     assert outcome_of(run, job).state == "done"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOSPC])
+def test_a_job_whose_disk_takes_nothing_as_it_is_started_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    job_id = bench.add(bench.run())
+
+    def refuse(file: Path, *_: object) -> None:
+        raise OSError(number, os.strerror(number), str(file))
+
+    monkeypatch.setattr("emcfsys_engine.launch.start.write_whole", refuse)
+    Daemon(bench.queue).dispatch.start_waiting()
+    assert (bench.state(job_id), bench.queue.get(job_id).started) == ("queued", None)
+    assert os.strerror(number) in bench.queue.get(job_id).reason
+    monkeypatch.undo()
+    bench.start()
+    bench.wait(job_id, "done")
