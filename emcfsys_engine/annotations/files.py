@@ -188,7 +188,7 @@ def _declared_text(path: Path, data: bytes) -> str | bytes:
         name = declared[1].decode("ascii")
         try:
             return data[declared.end() :].decode(name)
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, UnicodeError):  # idna and undefined raise the wider one
             what = f"declares the encoding {name}, which it is not in"
             raise AnnotationError(path, what, "Export it again as UTF-8") from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):

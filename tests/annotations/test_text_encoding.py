@@ -31,3 +31,11 @@ def test_other_encodings_are_named_with_the_remedy(
     assert "iconv -f" in caught.value.remedy
     file.write_bytes(json.dumps(document, ensure_ascii=False).encode("utf-8-sig"))
     assert read_annotations(file)[0].shapes[0].label == word
+
+
+@pytest.mark.parametrize("name", ["undefined", "idna", "hex", "no-such"])
+def test_xml_that_declares_an_encoding_it_is_not_in_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "a.xml"
+    file.write_bytes(b'<?xml version="1.0" encoding="%s"?><annotations/>\xff' % name.encode())
+    with pytest.raises(AnnotationError, match=f"declares the encoding {name}"):
+        read_annotations(file)

@@ -97,7 +97,7 @@ def _dataset(path: Path, file: h5py.File, signal: _Signal) -> h5py.Dataset:
     data = file[signal.name]
     if not isinstance(data, h5py.Dataset):
         raise ImageError(path, f"has no array {signal.name} any more", "Copy it again")
-    _refuse_elsewhere(path, data)
+    _refuse_elsewhere(path, file, data)
     return data
 
 
@@ -136,9 +136,9 @@ def _read(path: Path, file: h5py.File, plane: int) -> Micrograph:
     )
 
 
-def _refuse_elsewhere(path: Path, data: h5py.Dataset) -> None:
-    """An HDF5 file can name other files that hold its pixels: those are never opened."""
-    if data.external or data.is_virtual:
+def _refuse_elsewhere(path: Path, file: h5py.File, data: h5py.Dataset) -> None:
+    """An HDF5 file can name other files that hold its pixels: those are never read."""
+    if data.external or data.is_virtual or data.file.filename != file.filename:
         raise ImageError(path, "keeps its pixels in other files", "Copy them into one HDF5 file")
 
 

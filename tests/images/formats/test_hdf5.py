@@ -52,3 +52,13 @@ def test_groups_in_groups_without_end_are_refused_before_they_are_gone_through(
         group["image"] = np.zeros((48, 64), np.uint8)
     with pytest.raises(ImageError, match=r"nested more than 64 deep. Export the image itself"):
         read_micrograph(tmp_path / "a.h5")
+
+
+def test_pixels_behind_a_link_to_another_file_are_not_read(tmp_path: Path) -> None:
+    """Nobody sees there that they changed, and it may be any file of the person's."""
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["Data/Image/x/Data"] = np.full((16, 16, 1), 7, np.uint8)
+    with h5py.File(tmp_path / "image.emd", "w") as file:
+        file.create_group("Data")["Image"] = h5py.ExternalLink("other.h5", "/Data/Image")
+    with pytest.raises(ImageError, match="keeps its pixels in other files"):
+        read_micrograph(ImageRef(path=tmp_path / "image.emd"))
