@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from emcfsys_engine import any_names
 from emcfsys_engine.files import identity_of
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.control import log
@@ -21,6 +22,7 @@ from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import Holder, holder, kill_run, send, signal_group, void_start
 from emcfsys_engine.run.events import end_of_events
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import StartRecord
 from emcfsys_engine.settings import JobSettings
 from emcfsys_engine.user_commands import Notices
 
@@ -313,9 +315,10 @@ class Supervisor:
         run = Run(Path(job.run))
         held_by = holder(run)
         if run.is_alive() and held_by is not None and held_by.token not in ("", job.token):
-            transitions.follow(
-                self.store, job, held_by.token
-            )  # another start: the run lock decides
+            # Another start: the run lock decides. It may have told its last word already.
+            began: StartRecord = any_names.read(run.start_file, StartRecord) or StartRecord()
+            offset = began.events_bytes if began.token == held_by.token else None
+            transitions.follow(self.store, job, held_by.token, offset)
             job = self.store.job(job.id)
         start = self.starts[job.id] = Start(job)
         log(f"job {job.id}: found again")

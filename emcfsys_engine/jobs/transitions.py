@@ -158,10 +158,15 @@ def settle(store: Store, job: Job, outcome: StartOutcome, verdict: JobChange) ->
     return is_settled
 
 
-def follow(store: Store, job: Job, token: str) -> None:
-    """Make another start of the same run, which somebody else began, the job's own."""
+def follow(store: Store, job: Job, token: str, events_offset: int | None) -> None:
+    """Make another start of the same run, which somebody else began, the job's own.
+
+    Units: `events_offset` is where its events begin, in bytes; None: that is not known.
+    """
+    offset = job.events_offset if events_offset is None else events_offset
     with store.transaction() as connection:
-        connection.execute("UPDATE jobs SET token = ? WHERE id = ?", (token, job.id))
+        query = "UPDATE jobs SET token = ?, events_offset = ? WHERE id = ?"
+        connection.execute(query, (token, offset, job.id))
 
 
 def explain(store: Store, job: Job, reason: str) -> None:

@@ -246,3 +246,17 @@ def test_a_job_whose_disk_takes_nothing_as_it_is_started_waits(
     monkeypatch.undo()
     bench.start()
     bench.wait(job_id, "done")
+
+
+def test_a_run_that_another_daemon_just_finished_is_done_here_as_well(bench: Bench) -> None:
+    """Its keeper still lived: what came after the claim was looked at, and there was nothing."""
+    run = bench.run("family")  # what it leaves behind holds its keeper for a moment
+    job_id = bench.add(run)
+    keeper = start(run, worker=[sys.executable, str(STANDIN)])  # as another home's daemon would
+    wait_for(lambda: run.ending() is not None)
+    daemon = Daemon(bench.queue)
+    daemon.dispatch.start_waiting()
+    assert bench.state(job_id) == "running"
+    keeper.wait()
+    wait_for(daemon.supervisor.settle_ended)
+    assert (bench.state(job_id), bench.starts(run)) == ("done", 1)
