@@ -20,7 +20,7 @@ from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.files import reading
 from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.reader import is_unfinished
-from emcfsys_engine.images.walk import files_below, is_regular, split_glob
+from emcfsys_engine.images.walk import files_below, may_be_file, split_glob
 from emcfsys_engine.text import how_to_read
 
 _LARGEST_BYTES = 2 << 30
@@ -74,14 +74,14 @@ def find_annotations(
 def _candidates(pattern: str, base: Path) -> list[Path]:
     root, wild = split_glob(pattern, base)
     if not wild and not root.is_dir():
-        return [root] if is_regular(root) else []
+        return [root] if may_be_file(root) else []
     found: Iterable[Path] = files_below(root)
     if wild:
         found = (root / name for name in glob.glob(wild, root_dir=root, recursive=True))
     return sorted(
         path
         for path in found
-        if path.suffix.lower() in _SUFFIXES and not is_unfinished(path.name) and is_regular(path)
+        if path.suffix.lower() in _SUFFIXES and not is_unfinished(path.name) and may_be_file(path)
     )
 
 

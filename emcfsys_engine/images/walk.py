@@ -79,6 +79,16 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def may_be_file(path: Path) -> bool:
+    """Tell whether a name in a listing is a plain file, or cannot be seen: reading it says why."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return path.is_symlink()  # it leads nowhere now
+    except OSError:
+        return True
+
+
 def split_glob(pattern: str, base: Path) -> tuple[Path, str]:
     """Return the folder where a pattern's wildcards begin, and the pattern below it.
 
@@ -119,7 +129,7 @@ def _walk(
             elif not is_own_output(place):
                 yield from _walk(entry.path, above | {here}, linked=linked or is_link)
         elif is_link:
-            if is_regular(Path(entry.path)) or not Path(entry.path).exists():
+            if may_be_file(Path(entry.path)):
                 yield entry.path, True
         elif entry.is_file(follow_symlinks=False) or not os.path.lexists(entry.path):
             yield entry.path, linked

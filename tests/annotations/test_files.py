@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from emcfsys_engine.annotations.draw import annotation_ids
-from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.files import find_annotations, read_annotations
 from emcfsys_engine.annotations.masks import table_of
 from emcfsys_engine.cli import cli
-from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.tools.convert.conversion import convert_labels
 from tests.annotations.test_law_of_shapes import WRITERS, Box
 from tests.thorough import tries
@@ -158,3 +158,16 @@ def test_harmed_annotations_of_every_format_are_read_or_refused_in_a_line(tmp_pa
 @pytest.mark.long
 def test_thousands_of_harmed_annotations_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
     _fuzz(tmp_path, tries(400, 1500))
+
+
+@pytest.mark.parametrize("pattern", [".", "*.json", "a.json"])
+def test_annotations_behind_a_link_that_leads_nowhere_are_a_fault(
+    tmp_path: Path, pattern: str
+) -> None:
+    """They were left out without a word, and their images taken for unlabelled."""
+    (tmp_path / "a.json").symlink_to(tmp_path / "away" / "a.json")
+    faults: list[InputError] = []
+    assert find_annotations(pattern, tmp_path, faults, []) == {}
+    assert [str(fault) for fault in faults] == [
+        f"{tmp_path}/a.json: cannot be opened (No such file or directory)."
+    ]
