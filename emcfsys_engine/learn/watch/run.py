@@ -99,7 +99,6 @@ class _Watch:
         self.request = request
         self.project = project
         self.ledger = ledger
-        self.recipe = recipe_to_follow(request.recipe, project, Path(request.model))
         self.root, self.output = Path(request.watch), Path(request.output)
         self.backend, self.why = choose_backend(self.root, project.hotfolder.backend)
         self.rules = rules_of(project, request, self.backend)
@@ -109,6 +108,8 @@ class _Watch:
         self.counts = _Counts()
         self.in_hand = InHand(ledger.folder)
         self.model = FollowedModel(Path(request.model), worker, project)
+        # Looked at after it was read: a training may have replaced its file just then.
+        self.recipe = recipe_to_follow(request.recipe, project, Path(request.model))
         hooks = load_config().hooks
         self.hook = Hook(hooks.image_done, self.root, self.output)
         group_hook = Hook(hooks.group_judged, self.root, self.output)

@@ -1,13 +1,19 @@
 """A changed recipe redoes what its change touches, and nothing else."""
 
 import csv
+import shutil
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
+import pytest
 import tifffile
 
 from emcfsys_engine.hotfolder.recipe import lock_recipe
 from emcfsys_engine.hotfolder.review import overview, read_verdicts, say_word, verify_journal
+from emcfsys_engine.hotfolder.scan import Scanner
+from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFailed
 from emcfsys_engine.run.folder import Run, new_run
@@ -121,3 +127,24 @@ def test_each_plane_of_a_stack_is_measured_anew_and_nothing_where_measuring_ends
     by_recipe(hot, 3)
     acts = [act.act for act in acts_in(hot.output)]
     assert acts.count("measured") == 1, acts
+
+
+def test_a_model_that_a_training_replaces_as_a_watch_by_recipe_begins_makes_no_mask(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe was compared with the file before the model was read from it."""
+    model = Path(shutil.copy(model_file, tmp_path / "best.safetensors"))
+    hot = Hot(tmp_path, model)
+    hot.image("a.png")
+
+    class Replacing(Scanner):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            network, card = load_model(model)
+            save_model(model, network, msgspec.structs.replace(card, step=card.step + 1))
+
+    monkeypatch.setattr("emcfsys_engine.learn.watch.run.Scanner", Replacing)
+    run = by_recipe(hot, 1)
+    (ended,) = [event for event in run.events() if isinstance(event, RunFailed)]
+    assert "was changed: the recipe has SHA-256" in ended.reason
+    assert hot.masks() == []
