@@ -314,7 +314,8 @@ class Supervisor:
         """Watch a start that another daemon began; one that ended meanwhile is settled next."""
         run = Run(Path(job.run))
         held_by = holder(run)
-        if run.is_alive() and held_by is not None and held_by.token not in ("", job.token):
+        is_other = held_by is not None and held_by.token not in ("", job.token)
+        if held_by is not None and is_other and held_by.token.isascii() and run.is_alive():
             # Another start: the run lock decides. It may have told its last word already.
             began: StartRecord = any_names.read(run.start_file, StartRecord) or StartRecord()
             offset = began.events_bytes if began.token == held_by.token else None

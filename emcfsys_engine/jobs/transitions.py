@@ -161,9 +161,11 @@ def settle(store: Store, job: Job, outcome: StartOutcome, verdict: JobChange) ->
 def follow(store: Store, job: Job, token: str, events_offset: int | None) -> None:
     """Make another start of the same run, which somebody else began, the job's own.
 
-    Units: `events_offset` is where its events begin, in bytes; None: that is not known.
+    Units: `events_offset` is where its events begin, in bytes; None, or nonsense out of a damaged
+    file: that is not known.
     """
-    offset = job.events_offset if events_offset is None else events_offset
+    is_known = events_offset is not None and 0 <= events_offset < 1 << 63
+    offset = events_offset if is_known else job.events_offset
     with store.transaction() as connection:
         query = "UPDATE jobs SET token = ?, events_offset = ? WHERE id = ?"
         connection.execute(query, (token, offset, job.id))

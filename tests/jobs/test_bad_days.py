@@ -23,6 +23,27 @@ from tests.jobs.conftest import Bench, wait_for
 from tests.jobs.standin_daemon import STANDIN
 
 
+@pytest.mark.parametrize(
+    ("token", "offset"), [("\\udc80", 0), ("other", 10**30), ("other", -1)], ids=str
+)
+def test_what_a_damaged_file_says_of_another_start_ends_no_daemon(
+    bench: Bench, token: str, offset: int
+) -> None:
+    run = bench.run(seconds=0.5)
+    keeper = start(run, worker=[sys.executable, str(STANDIN)])
+    wait_for(run.events)
+    said = json.dumps(json.loads(run.lock_file.read_text()) | {"token": "TOKEN"})
+    run.lock_file.write_text(said.replace("TOKEN", token))
+    run.start_file.write_text(f'{{"token": "{token}", "events_bytes": {offset}}}')
+    daemon = Daemon(bench.queue)
+    job_id = bench.add(run)
+    daemon.dispatch.start_waiting()
+    keeper.wait()
+    wait_for(daemon.supervisor.settle_ended)
+    assert bench.starts(run) == 1
+    assert bench.state(job_id) != "running"
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\0{", b"[" * 100_000, b'{"pid": 1e308}'])
 def test_a_job_whose_lock_cannot_be_read_runs_once_and_is_judged_by_what_it_left(
     bench: Bench, content: bytes
