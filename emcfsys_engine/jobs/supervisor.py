@@ -275,8 +275,7 @@ class Supervisor:
             return False
         if start.is_away():
             raise FileNotFoundError(errno.ENOENT, "is not there: its disk may be away")
-        self._settle(start)
-        return True
+        return self._settle(start)
 
     def _tell(self, trouble: dict[int, str]) -> None:
         """Say once what is waited for, also to who looks at the job."""
@@ -344,11 +343,13 @@ class Supervisor:
             for job in self._jobs_of(start):
                 self.adopt(job)
 
-    def _settle(self, start: Start) -> None:
+    def _settle(self, start: Start) -> bool:
+        """Write how a start ended; False where another one has the run by now: that is followed."""
         start.sweep()
         for job in self._jobs_of(start):
-            began = whereabouts(job) != "never began"
-            if began or job.ask in ("cancel", "stop", "pause"):
+            if (found := whereabouts(job)) == "alive":
+                return False
+            if found == "ended" or job.ask in ("cancel", "stop", "pause"):
                 self._write_end(start, job)
             else:  # a GPU was taken in the last moment, or the keeper was killed at once
                 reason = "waits to start"
@@ -356,6 +357,7 @@ class Supervisor:
                 log(f"job {job.id}: its keeper never began; it waits again")
         start.close()
         del self.starts[start.job_id]
+        return True
 
     def _write_end(self, start: Start, job: Job) -> None:
         outcome = outcome_of(start.run, job, was_killed=start.was_killed)

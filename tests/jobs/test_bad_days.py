@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import pytest
 from emcfsys_engine.errors import DaemonError, QueueError
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.daemon import Daemon
+from emcfsys_engine.jobs.supervisor import Start
 from emcfsys_engine.jobs.transitions import outcome_of
 from emcfsys_engine.launch.start import holder, start
 from emcfsys_engine.run.events import EventWriter, RunFinished, end_of_events
+from emcfsys_engine.run.folder import Run
 from tests.jobs.conftest import Bench, wait_for
 from tests.jobs.standin_daemon import STANDIN
 
@@ -281,3 +284,28 @@ def test_a_run_that_another_daemon_just_finished_is_done_here_as_well(bench: Ben
     keeper.wait()
     wait_for(daemon.supervisor.settle_ended)
     assert (bench.state(job_id), bench.starts(run)) == ("done", 1)
+
+
+def test_a_start_that_another_daemons_start_overtook_is_followed_and_not_told_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two daemons began the same run: that it lived by now was taken for an end without a word."""
+    run = bench.run(seconds=0.5)
+    job = bench.queue.get(bench.add(run))
+    daemon = Daemon(bench.queue)
+    store = bench.queue.store
+    assert transitions.claim(store, job, token="ours", gpu_ids=(), events_offset=0)
+    job = bench.queue.get(job.id)
+    daemon.supervisor.watch(job, Start(job))  # its keeper came second, and ended
+    others: list[subprocess.Popen[bytes]] = []
+
+    def begin_just_now(_: Run) -> None:
+        others.append(start(run, worker=[sys.executable, str(STANDIN)]))
+        wait_for(run.events)
+
+    monkeypatch.setattr("emcfsys_engine.jobs.supervisor.void_start", begin_just_now)
+    assert not daemon.supervisor.settle_ended()
+    assert bench.state(job.id) == "running"
+    wait_for(daemon.supervisor.settle_ended)
+    assert (bench.state(job.id), bench.starts(run)) == ("done", 1)
+    others[0].wait()
