@@ -20,6 +20,10 @@ from emcfsys_engine.errors import OutputError
 _LONGEST_NAME = 255  # bytes, of all usual file systems
 LEAST_FREE_BYTES = 32 << 20  # below this nothing new is begun
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Of a disk that does not answer now, and may come back.
+AWAY = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV}
+)
 
 
 NO_PLAIN_FILE = "is a pipe, socket or device"

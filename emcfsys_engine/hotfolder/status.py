@@ -1,6 +1,5 @@
 """How a hot folder is doing: told from its ledger and its newest run, watched or not."""
 
-import errno
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -9,13 +8,13 @@ from statistics import median
 from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
+from emcfsys_engine.files import AWAY
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places, watcher_of, watching_run
 from emcfsys_engine.hotfolder.recipe import read_recipe, refuse_other
 from emcfsys_engine.hotfolder.review import overview
 from emcfsys_engine.hotfolder.scan import Scanner, rules_of
-from emcfsys_engine.images.outages import DISK_ERRORS
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
@@ -27,8 +26,6 @@ from emcfsys_engine.text import few, for_shell
 from emcfsys_engine.verdicts import STATES
 
 FinishedRun = tuple[Run, ModelCard]
-# Without those of a file that is not there, is a socket, or may not be read.
-_DISK_FAILS = DISK_ERRORS - {errno.ENOENT, errno.ENXIO, errno.EACCES, errno.EPERM}
 
 
 def what_it_would_do(project: Project) -> dict[str, Any]:
@@ -198,7 +195,7 @@ def _card(run: Run, project: Project, unread: list[str]) -> FinishedRun | None:
         fault = error if isinstance(error, OSError) else error.__context__
         if type(fault) is PermissionError:  # and no link or folder in the place of our file
             unread.append(run.id)
-        elif isinstance(fault, OSError) and fault.errno in _DISK_FAILS:
+        elif isinstance(fault, OSError) and fault.errno in AWAY:
             raise fault from None
         return None  # a run without a usable model is passed over
 

@@ -5,15 +5,12 @@ import time
 from collections.abc import Callable
 
 from emcfsys_engine.errors import OutputError
-from emcfsys_engine.files import is_full, try_to_write
+from emcfsys_engine.files import AWAY, is_full, try_to_write
 from emcfsys_engine.images.output_book import OutputBook
 
-DISK_ERRORS = frozenset(
-    {
-        errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOSPC,
-        errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO, errno.ENOENT,
-    }
-)  # fmt: skip
+DISK_ERRORS = AWAY | {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.ENXIO, errno.ENOENT,
+}  # fmt: skip
 
 
 def is_of_disk(error: BaseException) -> bool:

@@ -1,6 +1,5 @@
 """What waits: jobs that fit are claimed and started, the others are told what they wait for."""
 
-import errno
 import secrets
 import time
 from collections import Counter
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import is_full
+from emcfsys_engine.files import AWAY, is_full
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Job
@@ -127,8 +126,7 @@ def _why_away(run: Run) -> str:
 
 def _is_away(error: BaseException | None) -> bool:
     """Tell whether an error is of a disk that does not answer now, or is full."""
-    numbers = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
-    return isinstance(error, OSError) and (error.errno in numbers or is_full(error))
+    return isinstance(error, OSError) and (error.errno in AWAY or is_full(error))
 
 
 class Dispatch:
