@@ -14,7 +14,7 @@ import tifffile
 
 from emcfsys_engine.annotations.masks import LabelTable, read_instances
 from emcfsys_engine.annotations.pair_masks import NotedOrigins
-from emcfsys_engine.errors import ImageError, InputError
+from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.reader import read_micrograph
@@ -23,6 +23,8 @@ from emcfsys_engine.project import UNLABELLED
 
 _TOUCHING = np.ones((3, 3), bool)
 _BAND_ROWS = 256
+_UNREADABLE = (InputError, OSError, ValueError, IndexError, tifffile.TiffFileError)
+_COPY = "Copy it again, or remove it"
 _OF_MASK = "objects of the mask "  # in the file's description, before the mask's digest
 
 
@@ -50,39 +52,48 @@ def write_numbers(file: Path, mask: np.ndarray, numbers: np.ndarray) -> None:
     tifffile.imwrite(file, made, description=words, metadata=None, compression="zlib")
 
 
-def read_numbers(mask: ImageRef) -> np.ndarray | None:
+def read_numbers(mask: ImageRef, *, must_read: bool = False) -> np.ndarray | None:
     """Return the objects that are numbered beside a mask, or in it, 0 where there is none.
 
     None: there are no such numbers, or they are of a mask that was changed since. Where another
     program saved the numbers, which then do not say of which mask they are, it must be as we wrote
     it.
     Shapes: H×W integers as stored; what this program wrote is uint32.
+    Raises: AnnotationError for numbers that are damaged, or whose disk fails, where they must be
+    read: labels would mean other objects without them. Else they are None, too.
     """
-    rows = open_numbers(mask)
-    if rows is None:
-        return None
-    with rows:
-        try:
-            return rows.read(0, rows.height)
-        except ImageError:
+    try:
+        rows = _opened(mask)
+        if rows is None:
             return None
+        with rows:
+            return rows.read(0, rows.height)
+    except _UNREADABLE as fault:
+        if not must_read:
+            return None
+        what = f"has objects' numbers that cannot be read: {str(fault).rstrip('.')}"
+        raise AnnotationError(instances_there(mask.path) or mask.path, what, _COPY) from None
 
 
 def open_numbers(mask: ImageRef) -> PlaneRows | None:
     """Return the rows of what `read_numbers` reads whole; None as there. Close them when done."""
+    try:
+        return _opened(mask)
+    except _UNREADABLE:
+        return None
+
+
+def _opened(mask: ImageRef) -> PlaneRows | None:
     file = instances_there(mask.path)
     if mask.plane is not None or file is None:
         return None
-    try:
-        size_HW, of_mask = _mask_in_words(mask)
-        said = str(_description(file))
-        if not of_mask or (
-            said != of_mask and (_OF_MASK in said or not NotedOrigins().is_as_written(mask.path))
-        ):
-            return None
-        rows = open_rows(ImageRef(path=file)) or rows_of(read_micrograph(ImageRef(path=file)))
-    except (InputError, OSError, ValueError, IndexError, tifffile.TiffFileError):
+    size_HW, of_mask = _mask_in_words(mask)
+    said = str(_description(file))
+    if not of_mask or (
+        said != of_mask and (_OF_MASK in said or not NotedOrigins().is_as_written(mask.path))
+    ):
         return None
+    rows = open_rows(ImageRef(path=file)) or rows_of(read_micrograph(ImageRef(path=file)))
     if rows.shape == size_HW and rows.dtype.kind in "iu":
         return rows
     rows.close()

@@ -59,7 +59,7 @@ def read_objects(sample: Sample, project: Project, labels: np.ndarray) -> Object
         else:
             mask = ImageRef(path=label.path, plane=label.plane)
             given = read_instances(mask, table)
-            given = read_numbers(mask) if given is None else given
+            given = read_numbers(mask, must_read=True) if given is None else given
             known = "connected parts" if given is None else "numbers"
     return told_apart(labels, given, project, known)
 

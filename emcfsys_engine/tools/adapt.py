@@ -165,7 +165,7 @@ def _of_mask(
         return None
     values = tuple(sorted(card.class_values))
     recipe = recipe_of([mask_facts(mask, table)], table, values)
-    return read_mask(mask, table, recipe, values), read_numbers(mask)
+    return read_mask(mask, table, recipe, values), read_numbers(mask, must_read=True)
 
 
 def _quarter(ids: np.ndarray) -> tuple[slice, slice]:

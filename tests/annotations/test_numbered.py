@@ -18,6 +18,7 @@ from emcfsys_engine.annotations.numbered import (
 )
 from emcfsys_engine.annotations.writer import LabelFormat, LabelWriter
 from emcfsys_engine.dataset.objects import drawn_ids, in_reading_order
+from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.writers import ZarrWriter, is_companion
 
@@ -119,6 +120,10 @@ def test_a_damaged_file_of_numbers_is_none(tmp_path: Path, content: bytes) -> No
     Image.fromarray(two_that_touch()[0]).save(tmp_path / "a.png")
     (tmp_path / "a.instances.tif").write_bytes(content)
     assert read_numbers(ImageRef(path=tmp_path / "a.png")) is None
+    with pytest.raises(
+        AnnotationError, match=r"a\.instances\.tif: has objects'.*remove it"
+    ):
+        read_numbers(ImageRef(path=tmp_path / "a.png"), must_read=True)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class LabelReading(msgspec.Struct, frozen=True, kw_only=True):
             numbers[ids == self.table.background] = 0
             return ids, numbers
         numbers = read_instances(item.ref, self.table)
-        if numbers is None and (beside := read_numbers(item.ref)) is not None:
+        if numbers is None and (beside := read_numbers(item.ref, must_read=True)) is not None:
             return all_numbered(ids, beside, self.table.background)
         return ids, numbers
 
