@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, RunFolderError
+from emcfsys_engine.files import AWAY
 from emcfsys_engine.project import Project, Training
 from emcfsys_engine.run.events import CheckpointSaved, reversed_events
 from emcfsys_engine.run.folder import Run, new_run, open_run
@@ -82,13 +83,18 @@ def members_of(runs_folder: Path, group: str) -> list[Run]:
     """Return the runs of a group in the order of their folds; damaged ones are not of it.
 
     A copy of a fold's folder beside it does not count twice.
+    Raises: RunFolderError where the disk of one does not answer: without it the others' mean, or
+    deal, would be another one.
     """
     found: dict[int, Run] = {}
     for file in sorted(runs_folder.glob("*/run.json")):
         run = Run(file.parent)
         try:
             record = run.record()
-        except InputError:
+        except InputError as fault:
+            cause = fault.__context__
+            if isinstance(cause, OSError) and cause.errno in AWAY:
+                raise
             continue
         if record.group == group and (record.fold not in found or record.id == run.id):
             found[record.fold] = run

@@ -120,9 +120,7 @@ def test_a_damaged_file_of_numbers_is_none(tmp_path: Path, content: bytes) -> No
     Image.fromarray(two_that_touch()[0]).save(tmp_path / "a.png")
     (tmp_path / "a.instances.tif").write_bytes(content)
     assert read_numbers(ImageRef(path=tmp_path / "a.png")) is None
-    with pytest.raises(
-        AnnotationError, match=r"a\.instances\.tif: has objects'.*remove it"
-    ):
+    with pytest.raises(AnnotationError, match=r"a\.instances\.tif: has objects'.*remove it"):
         read_numbers(ImageRef(path=tmp_path / "a.png"), must_read=True)
 
 

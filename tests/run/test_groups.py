@@ -1,5 +1,7 @@
 """Runs that belong together are found by any of their names."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run import folder
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import models_of, new_trainings, runs_at
 from emcfsys_engine.run.records import deal_file
@@ -116,3 +119,19 @@ def test_a_group_that_lost_a_fold_is_refused_by_its_name_and_its_models_are_not(
         with pytest.raises(RunFolderError, match="has 2 of its 3 folds"):
             models_of(place)
     assert models_of(files[0]) == (files[0],)
+
+
+def test_a_fold_whose_disk_fails_is_named_and_not_left_out(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = new_trainings(load_project(project.folder, ["training.kfold=3"]))
+    read = folder.read_own
+
+    def failing(file: Path) -> tuple[bytes, os.stat_result]:
+        if file == runs[1].record_file:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return read(file)
+
+    monkeypatch.setattr(folder, "read_own", failing)
+    with pytest.raises(RunFolderError, match=r"run\.json: cannot be read: Input/output error"):
+        runs_at(project.runs_folder / "kfold-0001")
