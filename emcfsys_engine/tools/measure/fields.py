@@ -414,7 +414,7 @@ class Fields:
         )
 
     def _numbered(self, mask: ImageRef, ids: np.ndarray, grey: np.ndarray | None) -> Runs | None:
-        """Return the runs of numbered objects; those of a file beside the mask may change its ids.
+        """Return the runs of numbered objects; None where nothing numbers them.
 
         The numbers of a large mask are four times its memory: they are read in bands.
         """

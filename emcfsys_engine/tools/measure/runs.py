@@ -80,25 +80,21 @@ def runs_beside(
 ) -> Runs:
     """Return the runs of all objects whose numbers a file beside the mask holds.
 
-    As `all_numbered`, a band at a time: pixels of a class with numbers that have none become
-    background in `ids`, the connected parts of a class without any are its objects.
+    As `all_numbered`, a band at a time: pixels of a class with numbers that have none are no
+    object, the connected parts of a class without any are its objects. The class that a mask gives
+    a pixel, and so what a class covers, is left as it is.
     Shapes: ids are uint8 H×W, of the file's first H rows; grey is H×W of any real dtype.
     """
     nothing = background if background >= 0 else UNLABELLED
     have, bare = np.zeros((2, UNLABELLED + 1), bool)
-    numbered: list[np.ndarray] = []  # eight pixels a byte
     parts: list[Runs] = []
     for rows in _bands(ids.shape):
         own, mine = numbers.read(rows.start, rows.stop), ids[rows]
-        numbered.append(np.packbits(own > 0, axis=1))
         have |= np.bincount(mine[own > 0], minlength=len(have)) > 0
         bare |= np.bincount(mine[own == 0], minlength=len(bare)) > 0
         own = np.where(mine == nothing, 0, own)
         below = None if grey is None else grey[rows]
         parts.append(_runs_of_band(own, below, rows.start, nothing=0))
-    for rows, bits in zip(_bands(ids.shape), numbered, strict=True):
-        mine = ids[rows]
-        mine[have[mine] & ~np.unpackbits(bits, axis=1, count=mine.shape[1]).astype(bool)] = nothing
     runs = _joined(parts)
     for value in np.flatnonzero(bare & ~have).tolist():
         if value not in (nothing, UNLABELLED):
