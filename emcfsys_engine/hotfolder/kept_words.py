@@ -40,7 +40,7 @@ def take_from_journal(connection: sqlite3.Connection, output: Path) -> int:
                 continue
             if act.act in _WORDS:
                 words[act.image] = act
-            elif act.act in _ENDS_A_WORD:
+            elif act.act in _ENDS_A_WORD and not _is_of_same(act, words.get(act.image)):
                 words.pop(act.image, None)
     except OutputError:
         return 0
@@ -50,6 +50,13 @@ def take_from_journal(connection: sqlite3.Connection, output: Path) -> int:
             [(os.fsencode(path), any_names.encode(act)) for path, act in words.items()],
         )
     return len(words)
+
+
+def _is_of_same(act: Act, word: Act | None) -> bool:
+    """Tell whether an act found or made the masks of a word again, as after an earlier ledger."""
+    if word is None or act.content != word.content:
+        return False
+    return all(word.masks.get(name) == digest for name, digest in act.masks.items())
 
 
 def give_back(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from emcfsys_engine.hotfolder.journal import act_of
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import number_unmeasured, read_verdicts, say_word
 from emcfsys_engine.images.output_book import OutputBook
@@ -63,6 +64,26 @@ def test_words_come_back_with_images_and_masks_that_are_the_same_and_with_no_oth
     record(ledger, predicted("f.tif", 0.1))  # predicted anew: a word comes back once
     _, (one,) = read_verdicts(tmp_path, (), ["f.tif"])
     assert one.word == ""
+    ledger.close()
+
+
+@pytest.mark.parametrize("act", ["predicted", "adopted"])
+@pytest.mark.parametrize("content", ["digest", "another"])
+def test_words_come_back_from_every_lost_ledger_while_image_and_mask_are_the_same(
+    tmp_path: Path, act: str, content: str
+) -> None:
+    ledger = watched(tmp_path)
+    say_word(tmp_path, ["r.tif"], "rejected", "drifted")
+    for _ in range(3):
+        ledger = remove(ledger)
+        made = predicted("r.tif", 0.7)
+        masks = {"r.png": digest_of_output(tmp_path / "r.png")}
+        of = made[0].digest if content == "digest" else content
+        again = act_of(act, image="r.tif", content=of, masks=masks)
+        ledger.record([made[0]], verdicts=[made[1]], acts=[again])
+        ledger.write_journal()
+    _, (one,) = read_verdicts(tmp_path, (), ["r.tif"])
+    assert (one.word == "rejected") == (content == "digest")
     ledger.close()
 
 
