@@ -60,8 +60,8 @@ class NotedOrigins:
     def is_behind_masks(self, outlines: Path) -> bool:
         """Tell whether outlines, as this program wrote them, say less than masks beside them.
 
-        A person changed such a mask since, or another model made it later; of the outlines of all
-        images together, that any mask was written later is enough.
+        A person changed such a mask since, or that of another version, or another model made it
+        later; of the outlines of all images together, that any mask was written later is enough.
         """
         file = outlines.absolute()
         book = self._book_of(file.parent, _LEVELS)
@@ -75,12 +75,20 @@ class NotedOrigins:
                 if (one := book.origin_of(mask)) is not None
             )
         stem = next(file.name[: -len(end)] for end in ENDS if file.name.endswith(end))
-        masks = [file.with_name(f"{stem}{suffix}") for suffix in MASK_SUFFIXES]
-        return any(
+        beside = _masks_of(book, file.with_name(stem))
+        if any(
             one.is_changed or (one.order > origin.order and one.maker != origin.maker)
-            for mask in masks
-            if mask.exists() and (one := book.origin_of(mask)) is not None
-        )
+            for one in beside
+        ):
+            return True
+        image, plane = str(origin.image), origin.plane
+        stems = [
+            book.stem_of(image, plane, version)
+            for version in range(1, book.version_of(image, plane) + 1)
+            if version != origin.version
+        ]
+        others = [one for stem in stems if stem for one in _masks_of(book, book.out / stem)]
+        return any(one.is_changed and not one.is_outdated for one in others)
 
     def note_contents(self) -> None:
         """Write down which images were looked at."""
@@ -312,6 +320,13 @@ def behind_masks(outlines: Iterable[Path]) -> list[Path]:
     """Return those of some annotation files that say less than the masks beside them."""
     known = NotedOrigins()
     return [file for file in outlines if known.is_behind_masks(file)]
+
+
+def _masks_of(book: OutputBook, stem: Path) -> list[Origin]:
+    """Return what is noted of the masks that are there by a stem, in all formats."""
+    masks = [stem.with_name(f"{stem.name}{suffix}") for suffix in MASK_SUFFIXES]
+    noted = [book.origin_of(mask) for mask in masks if mask.exists()]
+    return [one for one in noted if one is not None]
 
 
 def _folder(path: Path, root: Path) -> str:

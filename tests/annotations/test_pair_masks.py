@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from emcfsys_engine.annotations.formats.labelme import write_labelme
-from emcfsys_engine.annotations.pair_masks import Masks, masks_that_count
+from emcfsys_engine.annotations.pair_masks import Masks, behind_masks, masks_that_count
 from emcfsys_engine.dataset.samples import gather
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
@@ -211,6 +211,22 @@ def test_outlines_of_a_second_version_are_their_images_too(folders: Folders) -> 
     )
     assert [Path(file).name for file in converted.written] == ["a.png"], converted
     assert any("a.json" in note and "another version" in note for note in converted.notes)
+
+
+@pytest.mark.parametrize("has_changed", [False, True])
+def test_outlines_of_a_newer_prediction_say_less_than_the_mask_that_a_person_corrected(
+    folders: Folders, has_changed: bool
+) -> None:
+    """Unless the image was another one when that mask was made."""
+    image, now = folders.image("a.tif"), "another" if has_changed else "as it was"
+    corrected = folders.mask(image, content="as it was")
+    older = folders.mask(image, content="as it was", end=".json")
+    newer = folders.mask(image, version=2, content=now, end=".json")
+    folders.mask(image, version=2, content=now)
+    other = folders.mask(folders.image("b.tif"), end=".json")
+    assert behind_masks([older, newer, other]) == []
+    Image.fromarray(np.ones((16, 20), np.uint8)).save(corrected)
+    assert behind_masks([older, newer, other]) == [older, *([] if has_changed else [newer])]
 
 
 def test_masks_that_others_wrote_pair_by_name_as_ever(folders: Folders) -> None:
