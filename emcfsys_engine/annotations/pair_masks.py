@@ -15,7 +15,7 @@ from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Origin
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
-from emcfsys_engine.images.output_names import ENDS, MASK_SUFFIXES, stem_of
+from emcfsys_engine.images.output_names import ENDS, LABEL_SUFFIXES, MASK_SUFFIXES, stem_of
 from emcfsys_engine.images.own_files import is_content, resolved
 from emcfsys_engine.images.own_outputs import opened_book
 from emcfsys_engine.regions import OF_REGION
@@ -81,14 +81,20 @@ class NotedOrigins:
             for one in beside
         ):
             return True
-        image, plane = str(origin.image), origin.plane
-        stems = [
-            book.stem_of(image, plane, version)
-            for version in range(1, book.version_of(image, plane) + 1)
-            if version != origin.version
-        ]
-        others = [one for stem in stems if stem for one in _masks_of(book, book.out / stem)]
+        others = [one for stem in _other_stems(book, origin) for one in _masks_of(book, stem)]
         return any(one.is_changed and not one.is_outdated for one in others)
+
+    def changed_outlines(self, mask: Path, origin: Origin) -> list[Path]:
+        """Return outlines of a mask's image that a person changed, beside any version of it."""
+        book = self._book_of(mask.absolute().parent, _LEVELS)
+        if book is None:
+            return []
+        stems = (mask.absolute().with_name(stem_of(mask)), *_other_stems(book, origin))
+        files = [stem.with_name(f"{stem.name}{end}") for stem in stems for end in LABEL_SUFFIXES]
+        noted = {file: book.origin_of(file) for file in files if file.is_file()}
+        return [
+            file for file, one in noted.items() if one and one.is_changed and not one.is_outdated
+        ]
 
     def note_contents(self) -> None:
         """Write down which images were looked at."""
@@ -309,6 +315,16 @@ def masks_that_count(found: Sequence[ImageRef]) -> Masks:
     if older:
         files = how_many(len(older), "file has another version", "files have another version")
         masks.notes.append(f"{files} beside, which counts: left out{_few(older)}")
+    drawn = [
+        ImageRef(path=outlines)
+        for mask, one in masks.origins.items()
+        if mask.path.name.endswith(MASK_SUFFIXES) and not one.is_changed
+        for outlines in known.changed_outlines(mask.path, one)
+    ]
+    if drawn:
+        files = how_many(len(drawn), "file of outlines", "files of outlines")
+        what = "changed by a person, beside masks as they were predicted: convert them to masks"
+        masks.notes.append(f"{files} {what} first{_few(drawn)}")
     if outdated:
         what = "of an image as it was before it was predicted again: left out"
         are = how_many(len(outdated), "mask is", "masks are")
@@ -327,6 +343,14 @@ def _masks_of(book: OutputBook, stem: Path) -> list[Origin]:
     masks = [stem.with_name(f"{stem.name}{suffix}") for suffix in MASK_SUFFIXES]
     noted = [book.origin_of(mask) for mask in masks if mask.exists()]
     return [one for one in noted if one is not None]
+
+
+def _other_stems(book: OutputBook, origin: Origin) -> list[Path]:
+    """Return what the files of an image's other versions begin with."""
+    image, plane = str(origin.image), origin.plane
+    versions = range(1, book.version_of(image, plane) + 1)
+    stems = [book.stem_of(image, plane, one) for one in versions if one != origin.version]
+    return [book.out / stem for stem in stems if stem]
 
 
 def _folder(path: Path, root: Path) -> str:

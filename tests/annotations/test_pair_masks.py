@@ -229,6 +229,22 @@ def test_outlines_of_a_newer_prediction_say_less_than_the_mask_that_a_person_cor
     assert behind_masks([older, newer, other]) == [older, *([] if has_changed else [newer])]
 
 
+def test_outlines_that_a_person_changed_are_named_where_the_mask_beside_them_is_counted(
+    folders: Folders,
+) -> None:
+    image = folders.image("a.tif")
+    mask, outlines = folders.mask(image), folders.mask(image, end=".json")
+    newer = folders.mask(image, version=2)
+    assert [note for note in folders.counting().notes if "outlines" in note] == []
+    outlines.write_text(outlines.read_text() + "\n")
+    counting = folders.counting()
+    assert [ref.path for ref in counting.refs] == [newer]
+    told = [note for note in counting.notes if "outlines" in note]
+    assert len(told) == 1 and "1 file of outlines changed by a person" in told[0], told
+    Image.fromarray(np.ones((16, 20), np.uint8)).save(mask)  # the mask itself counts then
+    assert [note for note in folders.counting().notes if "outlines" in note] == []
+
+
 def test_masks_that_others_wrote_pair_by_name_as_ever(folders: Folders) -> None:
     folders.image("a.tif")
     Image.fromarray(np.zeros((16, 20), np.uint8)).save(folders.masks / "a_mask.png")
