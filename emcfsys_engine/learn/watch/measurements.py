@@ -404,4 +404,5 @@ def _line_of(columns: Sequence[str]) -> bytes:
 
 def _file_of(image: str, done: frozenset[str]) -> str:
     """Return the file of an image, which may be a plane: stack.mrc#12."""
-    return image if image in done else image.rpartition("#")[0]
+    plane = None if image in done else _PLANE.fullmatch(image)
+    return plane[1] if plane else image

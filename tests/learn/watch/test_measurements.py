@@ -278,3 +278,17 @@ def test_a_new_line_takes_the_place_of_its_images_newest(output: Path) -> None:
     ]  # fmt: skip
     assert lines.newest_of(["new.tif"])["new.tif"]["new.tif#0"]["grain_px"] == "16"
     assert lines.newest_of(["a.tif"])["a.tif"]["a.tif"]["grain_px"] == "16"
+
+
+def test_a_file_whose_name_begins_like_another_with_a_plane_keeps_its_line(output: Path) -> None:
+    small, names = np.zeros((4, 4), np.uint8), ["s.tif", "s.tif#crop.tif", "s.tif#1.png"]
+    lines = Measurements(output, ())
+    lines.append([line_of(small, None, name) for name in names])
+    again = line_of(np.full((4, 4), 7, np.uint8), None, "s.tif")
+    lines.append([again])
+    lines.keep_newest({"s.tif": [again]})
+    assert [row["image"] for row in rows_of(output)] == [*names[1:], "s.tif"]
+    assert [*lines.newest_of(["s.tif"])["s.tif"]] == ["s.tif"]
+    lines.append([again])  # a kill before older lines went
+    Measurements(output, set(names))
+    assert [row["image"] for row in rows_of(output)] == [*names[1:], "s.tif"]
