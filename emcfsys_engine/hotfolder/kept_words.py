@@ -64,19 +64,22 @@ def give_back(
 ) -> list[str]:
     """Give images their words again, within the caller's transaction.
 
-    `images`: path and digest of what was just noted as done. Return those that were not judged,
-    and are by their word.
+    `images`: path and digest of what was just noted as done. A word is of the masks that it was
+    said of: those of a newer version have none. Return those that were not judged, and are by
+    their word.
     """
     if connection.execute("SELECT 1 FROM kept_words LIMIT 1").fetchone() is None:
         return []
     judged: list[str] = []
     for path, digest in images:
         name = os.fsencode(path)
-        row = connection.execute("SELECT act FROM kept_words WHERE path = ?", (name,)).fetchone()
+        query = "SELECT act, mask FROM kept_words JOIN seen USING (path) WHERE path = ?"
+        row = connection.execute(query, (name,)).fetchone()
         if row is None:
             continue
         act: Act = any_names.decode(os.fsencode(row[0]), Act)
-        if act.content == digest and _are_there(output, act.masks):
+        is_of_its = os.fsdecode(row[1]) in act.masks
+        if act.content == digest and is_of_its and _are_there(output, act.masks):
             one = next(read_judged(connection, paths=[path]), None)
             if one is None:  # its masks were adopted: there are no numbers, and still a word
                 write_judged(connection, [Judged(path=path, digest=digest)])

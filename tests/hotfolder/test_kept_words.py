@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from emcfsys_engine.hotfolder.journal import act_of
@@ -84,6 +85,17 @@ def test_words_come_back_from_every_lost_ledger_while_image_and_mask_are_the_sam
         ledger.write_journal()
     _, (one,) = read_verdicts(tmp_path, (), ["r.tif"])
     assert (one.word == "rejected") == (content == "digest")
+    ledger.close()
+
+
+def test_a_word_of_one_mask_is_none_of_a_newer_version_that_lies_beside_it(tmp_path: Path) -> None:
+    ledger = watched(tmp_path)
+    say_word(tmp_path, ["r.tif"], "accepted")
+    ledger = remove(ledger)
+    entry, one = predicted("r.tif", 0.7)
+    record(ledger, (msgspec.structs.replace(entry, mask="r.v2.png", version=2), one))
+    _, (one,) = read_verdicts(tmp_path, (), ["r.tif"])
+    assert one.word == ""
     ledger.close()
 
 

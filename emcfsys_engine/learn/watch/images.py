@@ -16,6 +16,7 @@ from emcfsys_engine.errors import OutputError
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry
+from emcfsys_engine.hotfolder.review import files_of_mask
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, FoundFile
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.outages import is_of_disk
@@ -220,7 +221,8 @@ class ImageStages:
         """Tell whether the masks of an image that the ledger does not know are there already.
 
         Ours are made anew if the image is another one, or its measurements are wanted: nothing is
-        lost by that. A person's are kept, unless they are known to be of another image.
+        lost by that. A person's are kept, and ours whose outlines or objects' numbers a person
+        changed, unless they are known to be of another image.
         """
         image = self._root / task.seen.path
         if not all(os.path.lexists(mask) for mask in placed.masks):
@@ -228,8 +230,10 @@ class ImageStages:
         if not all(is_other_file(mask, image) for mask in placed.masks):
             return False  # somebody's link to the image: no mask was ever made
         if all(self._book.has(mask) for mask in placed.masks):
-            is_same = all(self._book.has(mask, task.digest) for mask in placed.masks)
-            return is_same and not self._needs_numbers
+            if not all(self._book.has(mask, task.digest) for mask in placed.masks):
+                return False
+            beside = (file for mask in placed.masks for file in files_of_mask(mask))
+            return not (self._needs_numbers and all(map(self._book.has, beside)))
         return all(
             not self._book.is_known(mask) or self._book.is_made_of(mask, image, task.digest)
             for mask in placed.masks

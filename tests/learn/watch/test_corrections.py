@@ -149,6 +149,15 @@ def test_outlines_that_a_person_drew_count_instead_of_the_mask_that_nobody_chang
     say(review, str(hot.folder), "corrected", "a.png")
     once(hot)
     all_say(hot, 28 * 12 / (48 * 56), 1)
+    for _ in range(
+        2
+    ):  # ledgers are lost, and no mask is made beside those that the outlines are of
+        for file in (hot.output / ".emcfsys").glob("ledger.sqlite*"):
+            file.unlink()
+        once(hot)
+        all_say(hot, 28 * 12 / (48 * 56), 1)
+        assert "a.v2.png" not in hot.masks()
+    assert "PASS 1" in say(review, str(hot.folder))
 
 
 def test_corrected_again_and_taken_back_numbers_are_those_of_the_mask_that_lies_there(
