@@ -14,6 +14,7 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.learn.evaluate_deal import (
     Images,
+    LearnedImages,
     images_of_folders,
     images_of_project,
     seen_by,
@@ -107,7 +108,7 @@ def evaluate_images(
     )
     task = EvaluationTask(measure=measure, samples=images.samples, gpus=gpus, processes=processes)
     made = evaluation_of(models, images.project, compared(task), is_own_deal=images.is_own_deal)
-    return msgspec.structs.replace(made, notes=images.notes)
+    return msgspec.structs.replace(made, notes=(*images.notes, *made.notes))
 
 
 def evaluation_of(
@@ -121,6 +122,16 @@ def evaluation_of(
     result = added(project, found)
     per_image = tuple(found[number].score for number in sorted(found))
     seen = [seen_by(file) for file in models]
+    trained_on = tuple(
+        name
+        for number in sorted(found)
+        if any(
+            one.has_trained(
+                name := found[number].score.image, found[number].digest, by_name=is_own_deal
+            )
+            for one in seen
+        )
+    )
     return Evaluation(
         model=str(models[0]),
         images=len(found),
@@ -130,17 +141,22 @@ def evaluation_of(
         per_image=per_image,
         promise=promise_of(per_image),
         split_of="model" if is_own_deal else "project",
-        trained_on=tuple(
-            name
-            for number in sorted(found)
-            if any(
-                one.has_trained(
-                    name := found[number].score.image, found[number].digest, by_name=is_own_deal
-                )
-                for one in seen
-            )
-        ),
+        trained_on=trained_on,
+        notes=_called_alike([one.image for one in per_image if one.image not in trained_on], seen),
     )
+
+
+def _called_alike(names: Sequence[str], seen: Sequence[LearnedImages]) -> tuple[str, ...]:
+    """Ask whose images are that a model was trained on by their names, but not by their pixels.
+
+    A micrograph that was saved anew (16 bits, other contrast, cropped) is not known by its pixels.
+    """
+    alike = [name for name in names if any(name in one.train for one in seen)]
+    if not alike:
+        return ()
+    told = f"{how_many(len(alike), 'image')} of other pixels called like one that the model was"
+    asked = "if the same micrographs were saved anew, it knows them, and the scores are too good"
+    return (f"{told} trained on ({few(alike)}): {asked}",)
 
 
 def images_asked_for(request: EvaluateRequest) -> Images:

@@ -4,7 +4,9 @@ import json
 import re
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from PIL import Image
 
 from emcfsys_engine.learn.evaluate import NUM_WORST, Evaluation, evaluate_project, table_of
 from emcfsys_engine.learn.training.metrics import scores
@@ -40,6 +42,22 @@ def test_evaluate_takes_the_models_own_split(
     assert "the model was trained on" in engine_here("evaluate", run.best_model, *folders)
     fresh = evaluate_project(run.best_model, dealt, "test", tta=False, overlap=0.25)
     assert (fresh.images, fresh.trained_on) == (9, ())
+
+
+def test_micrographs_that_were_saved_anew_are_told_as_perhaps_known_to_the_model(
+    dealt: Project, engine_here: Callable[..., str]
+) -> None:
+    (run,) = new_trainings(dealt)
+    assert run_here(run) == 0
+    for file in (dealt.folder / "images").iterdir():
+        pixels = np.asarray(Image.open(file)).astype(np.uint16) * 257
+        Image.fromarray(pixels).save(file)
+    number = len(read_plan(run).train_images)
+    words = engine_here("evaluate", run.best_model, dealt.folder, "--split", "all")
+    assert f"note: {number} images of other pixels called like one that the model was" in words
+    folders = ("--images", dealt.folder / "images", "--masks", dealt.folder / "masks")
+    found = json.loads(engine_here("evaluate", run.best_model, *folders, "--json"))
+    assert any("if the same micrographs were saved anew" in note for note in found["notes"])
 
 
 def test_where_nothing_is_labelled_no_score_is_a_number() -> None:
