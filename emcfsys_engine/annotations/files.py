@@ -20,7 +20,7 @@ from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.files import reading
 from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.reader import is_unfinished
-from emcfsys_engine.images.walk import files_below, may_be_file, split_glob
+from emcfsys_engine.images.walk import files_below, may_be_file, split_glob, stamp_of
 from emcfsys_engine.text import how_to_read
 
 _LARGEST_BYTES = 2 << 30
@@ -49,7 +49,13 @@ def read_annotations(path: Path) -> tuple[Annotation, ...]:
         status = path.stat()
     except OSError as error:
         raise AnnotationError(path, f"cannot be opened ({error.strerror})") from None
-    return _read(path, (status.st_mtime_ns, status.st_ctime_ns, status.st_ino), status.st_size)
+    changed = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return _read(path, (changed, *map(stamp_of, read_with(path))), status.st_size)
+
+
+def read_with(path: Path) -> list[Path]:
+    """Return the other files, there or not, that say what an annotation file means."""
+    return _module("yolo").name_files(path) if path.suffix.lower() == ".txt" else []
 
 
 def find_annotations(
@@ -86,7 +92,7 @@ def _candidates(pattern: str, base: Path) -> list[Path]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(path: Path, _changed: tuple[int, int, int], size: int) -> tuple[Annotation, ...]:
+def _read(path: Path, _changed: tuple[object, ...], size: int) -> tuple[Annotation, ...]:
     if size == 0:
         if path.suffix.lower() == ".txt":  # YOLO writes an empty file for an image without objects
             return tuple(_module("yolo").read(path, ""))

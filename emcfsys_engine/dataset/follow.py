@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from emcfsys_engine.annotations.files import read_with
 from emcfsys_engine.annotations.pair_shapes import MAY_BE_OF_ANOTHER
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.dataset.deals import Deal, recognised
@@ -114,6 +115,7 @@ def label_stamp(sample: Sample) -> Stamp:
     if label is None:
         return ()
     files = [path for _, path in label.parts] or [label.path]
+    files += [other for path in files for other in read_with(path)]
     return tuple(stamp_of(path) for path in (sample.image.path, *files))
 
 

@@ -1,6 +1,7 @@
 """Labels that come while a training runs: each image keeps the side it was given first."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from emcfsys_engine.dataset.follow import (
     label_stamp,
     labelled_now,
 )
+from emcfsys_engine.dataset.sources import LabelRef
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.project import Project, load_project
 
@@ -114,3 +116,15 @@ def test_a_label_that_is_written_again_has_another_stamp(tmp_path: Path) -> None
     _save(tmp_path / "masks" / f"{one.name}.png", np.ones((8, 8), np.uint8))
     assert label_stamp(one) != before
     assert folders_stamp(project) != all_before
+
+
+def test_labels_whose_names_are_told_anew_have_another_stamp(tmp_path: Path) -> None:
+    project = _project(tmp_path)
+    for name in NAMES:
+        _label(tmp_path, name)
+    (one, *_) = gather_some(project).samples
+    yolo = LabelRef(path=tmp_path / "labels" / "a.txt", kind="shapes")
+    (tmp_path / "classes.txt").write_text("pore\n")
+    before = label_stamp(replace(one, label=yolo))
+    (tmp_path / "classes.txt").write_text("crack\npore\n")
+    assert label_stamp(replace(one, label=yolo)) != before

@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -46,7 +46,8 @@ def read(path: Path, text: str) -> list[Annotation]:
     Raises: AnnotationError for poses, for boxes alone (a detection set), or what is no number.
     """
     folders = path.absolute().parents[:_FOLDERS_UP]
-    names = next(filter(None, map(class_names, folders)), {})
+    named = list(filter(None, map(class_names, folders)))
+    names = named[0] if named else {}
     keypoints = next(filter(None, map(_keypoint_numbers, folders)), 0)
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1)]
     lines = [(number, words) for number, words in lines if words]
@@ -76,10 +77,27 @@ def read(path: Path, text: str) -> list[Annotation]:
             size_HW=None,
             shapes=tuple(found.shapes),
             skipped=tuple(found.skipped),
-            notes=() if names or not lines else (_UNNAMED,),
+            notes=tuple(_doubts({int(words[0]) for _, words in lines}, named)),
             relative=True,
         )
     ]
+
+
+def name_files(path: Path) -> list[Path]:
+    """Return every place where the numbers of a file of labels may be named, the nearest first."""
+    folders = path.absolute().parents[:_FOLDERS_UP]
+    return [folder / name for folder in folders for name in (*_YAML_FILES, *_NAME_LISTS)]
+
+
+def _doubts(numbers: set[int], named: list[dict[int, str]]) -> Iterator[str]:
+    """Say where nobody names numbers, or files above call one otherwise than those that count."""
+    if numbers and not named:
+        yield _UNNAMED
+    for number in sorted(numbers):
+        called = list(dict.fromkeys(names[number] for names in named if number in names))
+        if len(called) > 1 and number in named[0]:
+            others = f"and {called[1]!r} by others above"
+            yield f"number {number} is {called[0]!r} by the nearest names, which count, {others}"
 
 
 def _line(what: str, label: str, values: np.ndarray, found: Gathering) -> None:
@@ -127,14 +145,25 @@ def _keypoint_numbers(folder: Path) -> int:
 def class_names(folder: Path) -> dict[int, str]:
     """Return class number -> name from the data.yaml or classes.txt of a folder; empty if none.
 
-    Raises: AnnotationError where a file says names in a way that is not understood.
+    Raises: AnnotationError where a file says names in a way that is not understood, or two files
+    say different ones: a tool that numbers classes anew writes one of them.
     """
-    if (said := _said_in_yaml(folder)) is not None:
-        return _names_of(*said)
+    said: list[tuple[Path, dict[int, str]]] = []
+    for name in _YAML_FILES:
+        if (text := _text_in(folder / name)) is not None:
+            said.append((folder / name, _names_of(folder / name, _document(folder / name, text))))
     for name in _NAME_LISTS:
         if (text := _text_in(folder / name)) is not None:
-            return {n: line.strip() for n, line in enumerate(text.splitlines()) if line.strip()}
-    return {}
+            lines = enumerate(text.splitlines())
+            said.append((folder / name, {n: line.strip() for n, line in lines if line.strip()}))
+    first, names = next((one for one in said if one[1]), (folder, {}))
+    for other, others in said:
+        for number in sorted(names.keys() & others.keys()):
+            if names[number] != others[number]:
+                what = f"calls number {number} {others[number]!r}, and {first.name} beside it calls"
+                remedy = "Remove the one that is out of date"
+                raise AnnotationError(other, f"{what} it {names[number]!r}", remedy)
+    return names
 
 
 def _said_in_yaml(folder: Path) -> tuple[Path, Mapping[str, object]] | None:

@@ -32,6 +32,32 @@ def test_class_names_of_yolo_are_read_with_a_mark_and_refused_in_gbk(tmp_path: P
         read_annotations(labels)
 
 
+def test_labels_of_yolo_mean_what_their_names_say_now(tmp_path: Path) -> None:
+    file = tmp_path / "labels" / "a.txt"
+    file.parent.mkdir()
+    file.write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    (tmp_path / "data.yaml").write_text("names: [pore, grain]\n")
+    assert read_annotations(file)[0].shapes[0].label == "pore"
+    (tmp_path / "data.yaml").write_text("names: [crack, pore, grain]\n")
+    assert read_annotations(file)[0].shapes[0].label == "crack"
+
+
+def test_names_of_yolo_that_contradict_each_other_are_refused_or_told(tmp_path: Path) -> None:
+    file = tmp_path / "labels" / "a.txt"
+    file.parent.mkdir()
+    file.write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    (tmp_path / "data.yaml").write_text("names: [pore, grain]\n")
+    (tmp_path / "classes.txt").write_text("pore\ngrain\ncrack\n")
+    assert read_annotations(file)[0].notes == ()
+    (tmp_path / "classes.txt").write_text("crack\ngrain\npore\n")
+    with pytest.raises(AnnotationError, match=r"classes.txt: calls number 0 'crack', and data.ya"):
+        read_annotations(file)
+    (tmp_path / "classes.txt").rename(file.with_name("classes.txt"))
+    (one,) = read_annotations(file)
+    assert one.shapes[0].label == "crack"
+    assert "is 'crack' by the nearest names, which count, and 'pore' by others" in one.notes[0]
+
+
 @pytest.mark.parametrize("yaml", ["", "kpt_shape: [3, 2]\n"])
 def test_poses_of_yolo_are_no_polygons(tmp_path: Path, yaml: str) -> None:
     numbers = "0.5 0.5 0.4 0.4 0.4 0.4 0.6 0.4 0.5 0.6"
