@@ -29,6 +29,7 @@ from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.text import for_shell
 
 
 def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -275,7 +276,12 @@ def files_of(model: Path, also: Sequence[Path]) -> list[Path]:
     for place in (model, *also):
         # A name that is no file is told as one, unless it may be a run or a group of runs.
         is_run = place.is_dir() or place.parent.name == "runs"
-        found += models_of(place) if is_run else [place]
+        models = models_of(place) if is_run else (place,)
+        if place.is_dir() and len(models) > 1:
+            own = place / models[0].name
+            told = f"{place.name} is one of {len(models)} folds, and the mean of all is used"
+            say_lines(f"note: {told}: for its own model alone name {for_shell(own)}", err=True)
+        found += models
     return list(dict.fromkeys(found))
 
 

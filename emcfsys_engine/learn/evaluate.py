@@ -142,16 +142,25 @@ def evaluation_of(
         promise=promise_of(per_image),
         split_of="model" if is_own_deal else "project",
         trained_on=trained_on,
-        notes=_called_alike([one.image for one in per_image if one.image not in trained_on], seen),
+        notes=(*_of_several(models), *_called_alike(per_image, trained_on, seen)),
     )
 
 
-def _called_alike(names: Sequence[str], seen: Sequence[LearnedImages]) -> tuple[str, ...]:
+def _of_several(models: Sequence[Path]) -> tuple[str, ...]:
+    """Say whose scores they are where a fold, or --with, stands for several models."""
+    names = few([str(Path(file.parent.name, file.name)) for file in models])
+    return (f"these are scores of the mean of {len(models)} models: {names}",) * (len(models) > 1)
+
+
+def _called_alike(
+    scored: Sequence[ImageScore], trained_on: Sequence[str], seen: Sequence[LearnedImages]
+) -> tuple[str, ...]:
     """Ask whose images are that a model was trained on by their names, but not by their pixels.
 
     A micrograph that was saved anew (16 bits, other contrast, cropped) is not known by its pixels.
     """
-    alike = [name for name in names if any(name in one.train for one in seen)]
+    others = [one.image for one in scored if one.image not in trained_on]
+    alike = [name for name in others if any(name in one.train for one in seen)]
     if not alike:
         return ()
     told = f"{how_many(len(alike), 'image')} of other pixels called like one that the model was"

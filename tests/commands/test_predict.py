@@ -9,9 +9,11 @@ from click.testing import CliRunner
 
 from emcfsys_engine.commands import predict as commands
 from emcfsys_engine.commands import submit as submit_commands
-from emcfsys_engine.commands.predict import make_prediction, predict, suggest
+from emcfsys_engine.commands.predict import files_of, make_prediction, predict, suggest
 from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import new_trainings
 from emcfsys_engine.run.records import PredictRequest
 from tests.learn.conftest import model_file
 
@@ -187,3 +189,23 @@ def test_regions_that_cannot_be_are_refused_before_a_run_is_made(
     with pytest.raises(InputError, match=words):
         make_prediction(model, ["in"], tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fold_that_stands_for_all_of_its_group_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "im":
+        (tmp_path / name).mkdir()
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname="p"\n[classes]\na=0\nb=1\n[[data]]\nimages="i"\nmasks="m"\n'
+    )
+    runs = new_trainings(load_project(tmp_path, ["training.kfold=2"]))
+    for run in runs:
+        run.best_model.write_bytes(b"a model")
+    assert files_of(runs[1].folder, ()) == [run.best_model for run in runs]
+    own = runs[1].best_model
+    assert f"one of 2 folds, and the mean of all is used: for its own model alone name {own}" in (
+        capsys.readouterr().err
+    )
+    assert files_of(tmp_path / "runs" / "kfold-0001", ()) == [run.best_model for run in runs]
+    assert capsys.readouterr().err == ""

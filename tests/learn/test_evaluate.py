@@ -40,8 +40,11 @@ def test_evaluate_takes_the_models_own_split(
     assert f"warning: the model was trained on {len(plan.train_images)} of 16" in words
     folders = ("--images", dealt.folder / "images", "--masks", dealt.folder / "masks")
     assert "the model was trained on" in engine_here("evaluate", run.best_model, *folders)
-    fresh = evaluate_project(run.best_model, dealt, "test", tta=False, overlap=0.25)
+    also = (run.final_model,)
+    fresh = evaluate_project(run.best_model, dealt, "test", also=also, tta=False, overlap=0.25)
     assert (fresh.images, fresh.trained_on) == (9, ())
+    names = "run-0001/best.safetensors, run-0001/final.safetensors"
+    assert fresh.notes == (f"these are scores of the mean of 2 models: {names}",)
 
 
 def test_micrographs_that_were_saved_anew_are_told_as_perhaps_known_to_the_model(
