@@ -25,6 +25,7 @@ from emcfsys_engine.run.groups import (
 from emcfsys_engine.run.progress import Kind
 
 if TYPE_CHECKING:  # a training reads its images in the worker: its command starts without them
+    from emcfsys_engine.learn.evaluate import Evaluation
     from emcfsys_engine.tools.check_data import Finding
     from emcfsys_engine.tools.forecast import Planned
 
@@ -139,25 +140,45 @@ def _model_file(place: Path) -> Path:
 
 
 def _say_old_score(start: Path, new: Path) -> None:
-    """Say what was forgotten: the score on the validation images of the start's own project."""
+    """Say what was forgotten: both models' scores on the validation images of the start's own run.
+
+    Both are of the labels as they are now: the score that the start was saved with may be of
+    others.
+    """
+    from emcfsys_engine.dataset.deals import renumbered
+    from emcfsys_engine.learn.evaluate import evaluate_images
+    from emcfsys_engine.learn.evaluate_deal import images_of_project
+
     old = Run(start.parent)
     if not new.is_file() or not old.record_file.is_file():
         return
     try:
-        project, before = old.record().project, read_card(start).scores.get("mean_iou")
-        if project is None or before is None:
+        project, cards = old.record().project, [read_card(start), read_card(new)]
+        if project is None or len({(one.classes, one.class_values) for one in cards}) > 1:
             return
-        after = _score_of(new, project)
+        if told := renumbered(project):
+            say(f"no score on the validation images of {old.id}: {told}", err=True)
+            return
+        images = images_of_project([start], project, "val")
+        found = [evaluate_images((one,), images, tta=False, overlap=0.25) for one in (start, new)]
     except (EmcfError, OSError):  # its images are gone, or its classes are others
         return
-    words = f"{before:.3f} -> {after}"
+    before, after = map(_three, found)
+    words = f"{before} -> {after}"
+    if known := found[1].trained_on:
+        words += f" (the new one was trained on {len(known)} of the {found[1].images})"
     say(f"mean IoU on the validation images of {old.id}, before -> now: {words}", err=True)
 
 
 def _score_of(model: Path, project: Project) -> str:
     from emcfsys_engine.learn.evaluate import evaluate_project
 
-    found = evaluate_project(model, project, "val", tta=False, overlap=0.25, as_dealt_now=True)
+    return _three(
+        evaluate_project(model, project, "val", tta=False, overlap=0.25, as_dealt_now=True)
+    )
+
+
+def _three(found: "Evaluation") -> str:
     return "none" if found.scores.mean_iou is None else f"{found.scores.mean_iou:.3f}"
 
 

@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from emcfsys_engine.cli import cli
 from emcfsys_engine.learn.evaluate import NUM_WORST, Evaluation, evaluate_project, table_of
 from emcfsys_engine.learn.training.metrics import scores
 from emcfsys_engine.learn.training.plan import read_plan
@@ -61,6 +65,28 @@ def test_micrographs_that_were_saved_anew_are_told_as_perhaps_known_to_the_model
     folders = ("--images", dealt.folder / "images", "--masks", dealt.folder / "masks")
     found = json.loads(engine_here("evaluate", run.best_model, *folders, "--json"))
     assert any("if the same micrographs were saved anew" in note for note in found["notes"])
+
+
+def test_what_a_training_forgot_is_told_by_the_labels_of_now(
+    dealt: Project, engine_here: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (run,) = new_trainings(dealt)
+    assert run_here(run) == 0
+    new = tmp_path_factory.mktemp("new") / "p"
+    shutil.copytree(dealt.folder, new, ignore=shutil.ignore_patterns("runs"))
+    for file in (dealt.folder / "masks").iterdir():
+        Image.fromarray(1 - np.asarray(Image.open(file))).save(file)
+    words = ["train", str(new), "--from", str(run.folder), "--set", "training.steps=1"]
+    told = CliRunner().invoke(cli, words, catch_exceptions=False).stderr
+    now = [
+        evaluate_project(model, dealt, "val", tta=False, overlap=0.25).scores.mean_iou
+        for model in (run.best_model, new / "runs" / "run-0001" / "best.safetensors")
+    ]
+    assert f"run-0001, before -> now: {now[0]:.3f} -> {now[1]:.3f}\n" in told
+    text = dealt.file.read_text().replace("resin = 0\ngrain = 1", "grain = 0\nresin = 1")
+    dealt.file.write_text(text)
+    told = CliRunner().invoke(cli, words, catch_exceptions=False).stderr
+    assert "no score on the validation images of run-0001: resin = 0, now 1" in told
 
 
 def test_where_nothing_is_labelled_no_score_is_a_number() -> None:
