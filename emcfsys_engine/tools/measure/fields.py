@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +42,7 @@ from emcfsys_engine.tools.new_classes import Proposal, facts_of, from_facts
 
 _CENTIMETRE = 3
 _NM_PER_CM = 1e7
+_SAME_SIZE = 0.01  # relatively: as the standards' fields
 _LARGEST_NM = 10_000.0  # larger pixels are dots of a printer or a scanner
 
 
@@ -312,10 +314,11 @@ def _pixel_sizes(
     items: Items, settings: MeasureSettings
 ) -> tuple[dict[ImageRef, tuple[float, float]], list[ImageRef]]:
     """Return the pixel size of each mask, 1 px for all where one is not known; and whose is not."""
+    asked = lru_cache(maxsize=2)(probe)  # a stack and its mask: once a file
     if settings.pixel_nm is not None:
+        items.notes += _other_sizes(items, settings.pixel_nm, asked)
         return dict.fromkeys(items.masks, settings.pixel_nm), []
     found: dict[ImageRef, tuple[float, float]] = {}
-    asked = lru_cache(maxsize=2)(probe)  # a stack and its mask: once a file
     unknown: list[ImageRef] = []
     for mask in tuple(items.masks):
         try:
@@ -334,8 +337,24 @@ def _pixel_sizes(
     which = (
         "no file says" if not found else f"{len(unknown)} files, as {unknown[0].name}, do not say"
     )
-    items.notes.append(f"{which} its pixel size: all numbers are in px. Give --pixel-nm")
+    remedy = "Give --pixel-nm" + (", which goes for all, or --project with theirs" if found else "")
+    items.notes.append(f"{which} its pixel size: all numbers are in px. {remedy}")
     return dict.fromkeys(items.masks, (1.0, 1.0)), unknown
+
+
+def _other_sizes(
+    items: Items, told: tuple[float, float], facts_of: Callable[[Path], ImageFacts]
+) -> Iterator[str]:
+    """Say which files have another pixel size than the one that is told for all of them."""
+    others: list[str] = []
+    for mask, image in ((mask, items.image_of.get(mask)) for mask in items.masks):
+        with suppress(InputError):  # it is named when it is read
+            size = pixel_nm_of(mask, image, facts_of)
+            if size is not None and not np.allclose(size, told, rtol=_SAME_SIZE, atol=0):
+                others.append(f"{mask.path.name} {max(size):.4g} nm")
+    if others:
+        taken = f"--pixel-nm is taken for all: {max(told):.4g} nm"
+        yield f"{how_many(len(others), 'file')} of another pixel size ({few(others)}), and {taken}"
 
 
 def _grey_of(micrograph: Micrograph, mask: ImageRef, size: tuple[int, int]) -> np.ndarray:

@@ -41,6 +41,18 @@ def test_fields_name_the_masks_whose_pixel_size_nobody_says(tmp_path: Path) -> N
     assert (fields.unit, set(fields.pixel_of.values())) == ("px", {(1.0, 1.0)})
 
 
+def test_files_of_another_pixel_size_than_the_one_that_is_told_for_all_are_named(
+    tmp_path: Path,
+) -> None:
+    for name, size in (("a", (2.0, 2.0)), ("b", None), ("c", (5.0, 5.01))):
+        save_mask(tmp_path / f"{name}.png", np.ones((4, 4), np.uint8), size)
+    settings = MeasureSettings(pixel_nm=(5.0, 5.0))
+    fields = open_fields(str(tmp_path), tmp_path / "out", settings, images=None, base=tmp_path)
+    assert set(fields.pixel_of.values()) == {(5.0, 5.0)}
+    told = "1 file of another pixel size (a.png 2 nm), and --pixel-nm is taken for all: 5 nm"
+    assert told in fields.items.notes
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".ome.tif", ".ome.zarr"])
 @pytest.mark.parametrize("size", [(25_000.0, 20_000.0), (0.004, 0.005)])
 def test_the_pixel_size_of_a_mask_of_ours_counts_however_large_it_is(
