@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Literal
 
@@ -135,20 +136,15 @@ class _Place:
         self._run = run
         self._fault = ""
         self._looked_at = time.monotonic()
-        self._rescued_before = self._rescued()
+        self._rescue: Path | None = None
+        with contextlib.suppress(RuntimeError):  # no home
+            self._rescue = run.rescue_folder
 
     def tell_rescued(self) -> None:
         """Say what was saved elsewhere at the end."""
-        if new := self._rescued() - self._rescued_before:
-            names = ", ".join(sorted(name for name, _ in new))
-            say(f"{names} could only be saved in {self._run.rescue_folder}", err=True)
-
-    def _rescued(self) -> set[tuple[str, int]]:
-        try:
-            with os.scandir(self._run.rescue_folder) as files:
-                return {(file.name, file.inode()) for file in files}
-        except (OSError, RuntimeError):  # none, or no home
-            return set()
+        with contextlib.suppress(OSError):  # nothing was
+            if self._rescue and (names := sorted(os.listdir(self._rescue))):
+                say(f"{', '.join(names)} could only be saved in {self._rescue}", err=True)
 
     def look(self) -> None:
         """Look now and then."""

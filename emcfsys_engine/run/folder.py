@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -157,9 +158,15 @@ class Run:
 
     @property
     def rescue_folder(self) -> Path:
-        """Where its models and checkpoint go when its own disk takes nothing until the end."""
+        """Where its models and checkpoint go when its own disk takes nothing until the end.
+
+        A new folder for each start: another disk, or a run that was removed, may have had this
+        path, and what was kept of it is all that there is. Raises: RuntimeError without a home.
+        """
         digest = hashlib.blake2b(os.fsencode(self.folder), digest_size=4).hexdigest()
-        return rescue_home() / f"{self.id}-{digest}"
+        first = rescue_home() / f"{self.id}-{digest}"
+        later = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+        return next(one for one in itertools.chain([first], later) if not os.path.lexists(one))
 
     def record(self) -> RunRecord:
         """Read run.json.

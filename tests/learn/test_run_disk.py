@@ -175,6 +175,7 @@ def test_who_is_asked_to_end_waits_for_no_disk_and_what_was_done_is_kept_elsewhe
     place = project_folder / "runs"
     with mounted(place, "200m"):
         run = training(project_folder)
+        kept = run.rescue_folder
 
         def leave() -> None:
             run.ask("cancel")
@@ -185,8 +186,32 @@ def test_who_is_asked_to_end_waits_for_no_disk_and_what_was_done_is_kept_elsewhe
         assert run_here(run) == 130
         writable(place)
         assert run.state() == "cancelled"
-        state = checkpoint.read_checkpoint(run.rescue_folder / run.checkpoint_file.name)[1]
+        state = checkpoint.read_checkpoint(kept / run.checkpoint_file.name)[1]
         assert state.step == 4
+
+
+def test_what_was_kept_of_one_disk_is_not_replaced_by_what_the_next_in_its_place_does_not_take(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checkpoint, "_LAST_TRIES_S", 0.5)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    place = project_folder / "runs"
+    folders: list[Path] = []
+    for last in (6, 3):
+        with mounted(place, "200m"), monkeypatch.context() as patch:
+            run = training(project_folder)  # each disk's first run: both have one path
+            folders.append(run.rescue_folder)
+
+            def leave(run: Run = run) -> None:
+                run.ask("cancel")
+                read_only(place)
+                os.kill(os.getpid(), 15)
+
+            at_steps(patch, {last: leave})
+            assert run_here(run) == 130
+            writable(place)
+    kept = [checkpoint.read_checkpoint(each / run.checkpoint_file.name)[1] for each in folders]
+    assert [state.step for state in kept] == [6, 3]
 
 
 @pytest.mark.long
@@ -197,6 +222,7 @@ def test_the_steps_that_a_full_disk_did_not_take_are_kept_elsewhere(
     place = project_folder / "runs"
     with mounted(place, "60m"):
         run = training(project_folder)
+        kept = run.rescue_folder
 
         def fill() -> None:  # again and again: a save that fails gives back what it took
             with (place / "ballast").open("ab", buffering=0) as stream, suppress(OSError):
@@ -205,5 +231,5 @@ def test_the_steps_that_a_full_disk_did_not_take_are_kept_elsewhere(
 
         at_steps(monkeypatch, dict.fromkeys(range(4, STEPS + 1), fill))
         assert run_here(run) == 1
-        state = checkpoint.read_checkpoint(run.rescue_folder / run.checkpoint_file.name)[1]
+        state = checkpoint.read_checkpoint(kept / run.checkpoint_file.name)[1]
         assert state.step >= 4

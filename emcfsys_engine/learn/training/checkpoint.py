@@ -175,6 +175,7 @@ class BackgroundWriter:
         self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._kept: dict[str, tuple[_Job, OSError]] = {}
         self._told: set[str] = set()  # names of what waits for the disk
+        self._rescue: Path | None = None  # where what its disk never took is kept, once it is
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
@@ -215,9 +216,10 @@ class BackgroundWriter:
 
     def _rescued(self, job: "_Job", error: OSError) -> OSError:
         """Write a file among the user's own, at last; return the error, with where it is."""
-        folder = self._disk.run.rescue_folder
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = self._rescue or self._disk.run.rescue_folder
+            folder.mkdir(mode=0o700, parents=True, exist_ok=folder == self._rescue)
+            self._rescue = folder
             write_whole(folder / job.name, job.make_bytes())
         except (OSError, RuntimeError):  # no home, or it is on that very disk
             return error
