@@ -255,6 +255,18 @@ def temporary_of(file: Path) -> Path:
     return file.with_name(name)
 
 
+def uri_to_read(file: Path) -> str:
+    """Return by what SQLite opens a database to look at it.
+
+    Who may not write it leaves no log beside it: that would be theirs, and its owner, who may not
+    write that, would be kept out of the database.
+    """
+    uri = f"{file.absolute().as_uri()}?mode=ro"
+    is_open = Path(f"{file}-shm").exists()  # somebody has it open to write, or was killed
+    may_write = is_open or os.access(file, os.W_OK, effective_ids=True)
+    return uri if may_write else f"{uri}&immutable=1"
+
+
 @cache
 def _number_of(process: int) -> int:
     """Return a number of this process alone: containers that share a disk all have a process 1."""

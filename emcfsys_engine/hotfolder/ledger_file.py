@@ -9,7 +9,14 @@ from functools import cache
 from pathlib import Path
 
 from emcfsys_engine.errors import InputError, OutputError
-from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own, remedy_of
+from emcfsys_engine.files import (
+    DiskFullError,
+    file_system_of,
+    is_network,
+    open_own,
+    remedy_of,
+    uri_to_read,
+)
 from emcfsys_engine.hotfolder import groups, journal, judged, kept_words, tables
 from emcfsys_engine.hotfolder.places import FOLDER
 
@@ -76,7 +83,7 @@ def ledger_in(output: Path) -> Path | None:
 
 def connect_to_read(file: Path) -> sqlite3.Connection:
     """Open a ledger to look at it, also where we may write nothing, not even its log's memory."""
-    uri = f"{file.absolute().as_uri()}?mode=ro"
+    uri = uri_to_read(file)
     connection = sqlite3.connect(uri, uri=True)
     try:
         connection.execute("SELECT 1 FROM sqlite_master")

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine.errors import QueueError
-from emcfsys_engine.files import identity_of
+from emcfsys_engine.files import identity_of, uri_to_read
 from emcfsys_engine.jobs.job import OPEN, Job, JobState, SlurmOrder, sources
 from emcfsys_engine.jobs.state_folder import network_type
 
@@ -115,7 +115,7 @@ def open_jobs_in(file: Path) -> list[tuple[int, str]]:
     states = ", ".join("?" * len(OPEN))
     query = f"SELECT id, run FROM jobs WHERE state IN ({states})"
     try:
-        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as found:
+        with contextlib.closing(sqlite3.connect(uri_to_read(file), uri=True)) as found:
             found.text_factory = _text
             return [(int(number), str(run)) for number, run in found.execute(query, [*OPEN])]
     except (sqlite3.Error, ValueError) as error:
@@ -195,7 +195,7 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 
 def _connect_to_read(file: Path) -> sqlite3.Connection:
-    uri = f"{file.as_uri()}?mode=ro"
+    uri = uri_to_read(file)
     for form in (uri, f"{uri}&immutable=1"):
         connection = sqlite3.connect(
             form, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False

@@ -107,17 +107,21 @@ def test_a_ledger_that_was_removed_says_so_and_is_made_again_with_verdicts_and_w
     ledger.close()
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o777])  # of the folder: a group's often may be written
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another user's rights")
-def test_a_colleague_who_may_only_read_sees_what_a_watch_did() -> None:
+def test_a_colleague_who_may_only_read_sees_what_a_watch_did_and_leaves_nothing(mode: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
         ledger = Ledger(output, owner="test")
         ledger.record([Entry(path="a.tif", size=1, mtime_ns=1, mask="a.png")])
         ledger.close()
         output.chmod(0o755)
+        ledger.folder.chmod(mode)
+        before = sorted(os.listdir(ledger.folder))
         os.seteuid(65534)
         try:
             assert [entry.path for entry in read_ledger(output)] == ["a.tif"]
+            assert sorted(os.listdir(ledger.folder)) == before  # what is theirs keeps the owner out
         finally:
             os.seteuid(0)
 
