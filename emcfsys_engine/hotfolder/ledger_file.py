@@ -102,6 +102,8 @@ def connect(file: Path) -> sqlite3.Connection:
     """
     _refuse_others(file)
     with explained(file):
+        with contextlib.suppress(OSError):  # SQLite's own would not follow the umask of a group
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
         connection = sqlite3.connect(file, timeout=10)
         connection.text_factory = decoded
         # WAL needs shared memory between processes, which a network does not give.

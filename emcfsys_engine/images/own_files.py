@@ -30,7 +30,8 @@ _SAMPLED_ABOVE = _BLOCK_BYTES * _MOST_BLOCKS  # bytes: 32 MiB
 def digest_of_output(place: Path) -> str:
     """Return a digest of a file, or of all files of a folder, and its size; "" for anything else.
 
-    A link is none of ours, wherever it leads.
+    A link is none of ours, wherever it leads, nor is what somebody else put there for their eyes.
+    Raises: OSError.
     """
     try:
         if place.is_symlink():
@@ -50,6 +51,10 @@ def digest_of_output(place: Path) -> str:
                     digest.update(block)
                     size += len(block)
     except FileNotFoundError:
+        return ""
+    except PermissionError as error:
+        if os.stat(error.filename).st_uid == os.geteuid():
+            raise  # ours: its disk refuses us for a while
         return ""
     return f"{digest.hexdigest()}:{size}"
 

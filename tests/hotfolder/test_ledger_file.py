@@ -1,10 +1,12 @@
 """Where a ledger lies, and what becomes of what is none."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.ledger_file import connect, explained, ledger_file, ledger_in
 
 
@@ -46,3 +48,12 @@ def test_a_ledger_with_other_columns_is_refused_with_what_to_do(
         connect(file)
     file.rename(file.with_name("aside.sqlite"))
     connect(file).close()
+
+
+def test_the_ledger_may_be_written_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        Ledger(tmp_path, owner="x").close()
+    finally:
+        os.umask(before)
+    assert ledger_file(tmp_path).stat().st_mode & 0o777 == 0o664

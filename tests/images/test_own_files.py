@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import (
     Contents,
     digest_of,
+    digest_of_output,
     is_content,
     is_other_file,
     put_over,
@@ -356,3 +358,17 @@ def test_without_hard_links_what_is_saved_right_after_the_look_is_kept(
         write_new(file, b"made")
     assert file.read_bytes() == (b"mine" if is_saved else b"made")
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another user's rights")
+def test_what_a_colleague_put_in_place_of_a_mask_for_their_own_eyes_is_none_of_ours() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        mask = Path(folder, "a.png")
+        mask.write_bytes(b"painted")
+        mask.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            assert digest_of_output(mask) == ""
+        finally:
+            os.seteuid(0)
