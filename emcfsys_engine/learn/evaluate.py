@@ -148,8 +148,10 @@ def evaluation_of(
 
 def _of_several(models: Sequence[Path]) -> tuple[str, ...]:
     """Say whose scores they are where a fold, or --with, stands for several models."""
+    if len(models) == 1:
+        return ()
     names = few([str(Path(file.parent.name, file.name)) for file in models])
-    return (f"these are scores of the mean of {len(models)} models: {names}",) * (len(models) > 1)
+    return (f"these are scores of the mean of {len(models)} models: {names}",)
 
 
 def _called_alike(
