@@ -8,7 +8,7 @@ to a thousandth.
 import csv
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.text import how_many, text_of_cell
 from emcfsys_engine.tools.measure.newest import REMEDY, Tables, newest_tables
 from emcfsys_engine.tools.measure.standards.interval import t_95
@@ -37,6 +37,7 @@ _NEEDED = {
     "labelled_px",
     "area_px",
     "area_fraction",
+    "num_objects",
     *_PIXEL_SIDES,
 }
 _PERCENTILES = (0.1, 0.5, 0.9)
@@ -78,6 +79,7 @@ class TablesSummary(msgspec.Struct, frozen=True, kw_only=True):
     num_masks: int
     num_objects: int
     classes: tuple[ClassOfTables, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -91,6 +93,7 @@ class TablesSummary(msgspec.Struct, frozen=True, kw_only=True):
             f"{how_many(self.num_objects, 'object')} in {how_many(self.num_masks, 'mask')}"
         )
         lines.append("D10, D50, D90 by number, of objects that no edge cuts; --json has all")
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -123,13 +126,26 @@ def summary_and_sizes(folder: Path) -> tuple[TablesSummary, list[CountedSizes]]:
         fractions = _fractions(database, tables)
     names = [*fractions, *(name for name in rows if name not in fractions)]
     num_masks = max((found.num_masks for found in fractions.values()), default=0)
+    classes = tuple(_class_of(name, rows.get(name), fractions.get(name)) for name in names)
     summary = TablesSummary(
         unit=unit,
         num_masks=num_masks,
-        num_objects=int(sum(one[:, 2].sum() for one in rows.values())),
-        classes=tuple(_class_of(name, rows.get(name), fractions.get(name)) for name in names),
+        num_objects=sum(one.num_objects for one in classes),
+        classes=classes,
+        notes=tuple(_other_numbers(classes, fractions)),
     )
     return summary, [_sizes_of(name, one, unit) for name, one in rows.items()]
+
+
+def _other_numbers(
+    classes: Sequence[ClassOfTables], fractions: Mapping[str, "_Fraction"]
+) -> Iterator[str]:
+    """Say where one table was cut, copied in part or changed, and the other was not."""
+    for one in classes:
+        counted = fractions[one.name].num_objects if one.name in fractions else None
+        if counted not in (None, one.num_objects):
+            there = f"the table of objects has {one.num_objects} of {printable(one.name)}"
+            yield f"{there}, that of images counts {counted}: one of them was changed or cut"
 
 
 def _sizes_of(name: str, rows: np.ndarray, unit: Unit) -> CountedSizes:
@@ -238,6 +254,7 @@ _COLUMNS = "SELECT column_name FROM (DESCRIBE FROM rows)"
 @dataclass(frozen=True, kw_only=True)
 class _Fraction:
     num_masks: int
+    num_objects: int | None  # as the table of images counts them; None: it does not
     num_labelled: int  # masks: the others say nothing of what there is
     area: float  # nm² where the table has pixel sizes, else pixels
     labelled_area: float
@@ -250,24 +267,27 @@ def _fractions(database: Any, tables: Tables) -> dict[str, _Fraction]:
     if not tables.images:
         return {}
     columns = [name for name, *_ in _ask(database, tables, tables.images[:1], _COLUMNS)]
+    objects = "CAST(num_objects AS BIGINT)" if "num_objects" in columns else "NULL"
     is_in_nm = set(_PIXEL_SIDES) <= set(columns)
     pixel = " * ".join(f"CAST({side} AS DOUBLE)" for side in _PIXEL_SIDES) if is_in_nm else "1"
     query = f"""
-        SELECT class, sum(area), sum(fraction), sum(fraction * fraction),
+        SELECT class, sum(area), sum(fraction), sum(fraction * fraction), sum(objects),
                (SELECT count(*) FROM masks), (SELECT count(*) FROM masks WHERE labelled > 0),
                (SELECT sum(labelled) FROM masks)
         FROM (SELECT class, class_value, CAST(area_px AS BIGINT) * {pixel} AS area,
+                     {objects} AS objects,
                      CASE WHEN CAST(labelled_px AS BIGINT) > 0
                           THEN CAST(area_fraction AS DOUBLE) END AS fraction FROM rows)
         GROUP BY class ORDER BY min(CAST(class_value AS INT))"""
     masks = f""", masks AS (SELECT mask, max(CAST(labelled_px AS BIGINT) * {pixel}) AS labelled
                FROM rows GROUP BY mask)"""
     found: dict[str, _Fraction] = {}
-    for name, area, total, squares, num_masks, num_labelled, labelled in _ask(
+    for name, area, total, squares, counted, num_masks, num_labelled, labelled in _ask(
         database, tables, tables.images, masks + query
     ):
         found[_name_of(name)] = _Fraction(
             num_masks=num_masks,
+            num_objects=None if counted is None else int(counted),
             num_labelled=num_labelled,
             area=float(area or 0),
             labelled_area=float(labelled or 0),

@@ -229,7 +229,7 @@ def _standard_table(file: Path, title: str) -> str:
 def _rows_of(file: Path) -> list[dict[str, str]]:
     try:
         with file.open(newline="", encoding="utf-8", errors="replace") as stream:
-            return list(csv.DictReader(stream))
+            return list(csv.DictReader(stream, restkey=""))
     except (OSError, csv.Error) as error:
         what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise InputError(file, what, "Name a folder that measure wrote, as CSV") from None

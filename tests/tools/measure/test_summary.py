@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.tools.measure.masks import measure_masks
+from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.measure.standards.particle_sizes import percentiles
 from emcfsys_engine.tools.measure.summary import need_duckdb, summarise
 from tests.tools.drawn_masks import disc, measured, save_mask
@@ -163,3 +165,18 @@ def test_a_mask_without_a_labelled_pixel_is_not_in_the_mean_over_images(
     found = {one.name: one for one in summarise(tmp_path / "numbers").classes}
     assert found["class 1"].mean_fraction == pytest.approx(0.25)
     assert found["background"].mean_fraction == pytest.approx(0.75)
+
+
+def test_tables_of_which_one_was_cut_are_told(tmp_path: Path) -> None:
+    mask = np.zeros((60, 60), np.uint8)
+    for corner in (2, 22, 42):
+        mask[corner : corner + 10, corner : corner + 10] = 1
+    save_mask(tmp_path / "masks" / "a.png", mask)
+    classes = {"ground": 0, "pore": 1}
+    measure_masks(str(tmp_path / "masks"), tmp_path / "out", MeasureSettings(classes=classes))
+    assert summarise(tmp_path / "out").notes == ()
+    objects = tmp_path / "out" / "objects.csv"
+    objects.write_text("".join(objects.read_text().splitlines(keepends=True)[:2]))
+    found = summarise(tmp_path / "out")
+    told = "the table of objects has 1 of pore, that of images counts 3: one of them was changed"
+    assert told in found.text

@@ -91,6 +91,14 @@ def test_a_standards_numbers_of_a_measurement_before_are_told_as_such(tmp_path: 
     assert "grain-map-1 (of an earlier measurement)" in told
 
 
+def test_a_table_that_a_spreadsheet_parted_otherwise_is_bad_input(tmp_path: Path) -> None:
+    numbers = measured_walls(tmp_path)
+    objects = numbers / "objects.csv"
+    objects.write_text(objects.read_text().replace(",", ";").replace(".", ","))
+    with pytest.raises(InputError, match="objects.csv: has no column equivalent_diameter_"):
+        numbers_section(numbers)
+
+
 def test_a_folder_without_numbers_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no table of objects.*measure wrote"):
         numbers_section(tmp_path)
