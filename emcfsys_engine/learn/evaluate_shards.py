@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.annotations.files import read_with
 from emcfsys_engine.annotations.masks import MaskRecipe
 from emcfsys_engine.dataset.deals import refuse_renumbered_since
 from emcfsys_engine.dataset.sources import LabelKind, LabelRef
@@ -226,7 +227,8 @@ def items_of(found: Images) -> Iterator[ShardItem]:
         label, image = sample.label, sample.image
         assert label is not None  # of an evaluation all have one
         size, pixels = sizes.of(image.path, planes[image.path] or 1, is_wanted=True)
-        read = dict.fromkeys((label.path, *(file for _, file in label.parts)))
+        names = (file for file in read_with(label.path) if file.is_file())
+        read = dict.fromkeys((label.path, *(file for _, file in label.parts), *names))
         own = _Labelled(
             name=sample.name,
             source=sample.source,

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.annotations.files import read_with
 from emcfsys_engine.errors import InputError, OutputError, RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
@@ -220,6 +221,8 @@ def _read_with(one: ToConvert) -> tuple[tuple[str, int], ...]:
         read.append(one.image)
     if one.kind == "mask" and (beside := instances_there(Path(one.path))) is not None:
         read.append(str(beside))
+    if one.kind == "shapes":
+        read += [str(file) for file in read_with(Path(one.path)) if file.is_file()]
     return tuple((file, file_bytes(file)) for file in read)
 
 

@@ -194,6 +194,22 @@ def test_labels_that_change_after_they_were_converted_are_named(tmp_path: Path, 
     assert why["m0.png"] == f"{what}. Convert again, with --overwrite"
 
 
+def test_labels_whose_names_change_meanwhile_are_named(tmp_path: Path, here: None) -> None:
+    save_mask(tmp_path / "images" / "a.png", blobs(1))
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    names = tmp_path / "drawn" / "classes.txt"
+    names.write_text("pore\ngrain\n")
+    run = run_of(tmp_path / "drawn", tmp_path / "out", "geojson", images=str(tmp_path / "images"))
+    listed(run)
+    names.write_text("grain\npore\n\n")
+    assert run_here(run) == 1
+    found = result_of(run)
+    assert found is not None and not found.written
+    (one,) = found.skipped
+    assert one.why.startswith(f"{names}: has 12 bytes, 11 when the list of shards was written")
+
+
 def test_what_shards_wrote_that_were_ended_for_good_is_ours(tmp_path: Path) -> None:
     source, images = masks_at(tmp_path), str(tmp_path / "images")
     run = run_of(source, tmp_path / "out", "labelme", 2, images=images)
