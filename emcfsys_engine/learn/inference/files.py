@@ -396,6 +396,10 @@ def scale_of(
 ) -> Scale:
     """Return by what the image must be enlarged to have the model's pixel size, if asked."""
     scale = enlargement(image, card)
+    if rescale and None in (card.pixel_nm, image.pixel_nm):
+        what = "it" if image.pixel_nm is None else "the model"
+        message = f"{image.rows.source}: {what} does not say its pixel size: it is not rescaled"
+        emit(WarningGiven(message=message))
     if scale == AS_IT_IS or rescale or card.rescales:
         return scale
     assert image.pixel_nm is not None

@@ -91,6 +91,19 @@ def test_rescaled_images_keep_their_size(
     assert np.mean(mask != expected) <= 1e-4
 
 
+def test_an_image_that_cannot_be_rescaled_as_asked_is_named(
+    predict: Predict, tmp_path: Path
+) -> None:
+    file = writers.writer_for(tmp_path / "in" / "a.png", (64, 64), None)
+    file.write(drawn((64, 64), dtype="uint8"))
+    file.finish()
+    _, said = predict(rescale=True)
+    (told,) = [event for event in said if isinstance(event, WarningGiven)]
+    assert told.message.endswith("a.png: it does not say its pixel size: it is not rescaled")
+    _, said = predict(force=True)
+    assert not [event for event in said if isinstance(event, WarningGiven)]
+
+
 def test_pixels_that_are_not_square_are_brought_to_the_models_along_each_axis(
     predict: Predict, predictor: Predictor, tmp_path: Path
 ) -> None:
