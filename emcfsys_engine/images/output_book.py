@@ -28,6 +28,7 @@ from emcfsys_engine.images.output_names import (
     as_blind_disks_see,
     instances_of,
     leads_out,
+    line_of_stem,
     stems_for,
 )
 from emcfsys_engine.images.own_files import (
@@ -100,11 +101,12 @@ class OutputBook:
         """Return the stem of one plane of an image; None where it has no names."""
         return self._stems.of(image, plane, version)
 
-    def adopt(self, wanted: WantedName, stems: Sequence[str]) -> None:
-        """Take names over that were given out before there was a book."""
-        for plane, stem in zip(wanted.planes, stems, strict=True):
-            with suppress(ValueError):  # a ledger, too, may be somebody else's
-                self._stems.take(wanted.image, plane, wanted.version, stem)
+    def adopt(self, named: Iterable[tuple[WantedName, Sequence[str]]]) -> None:
+        """Take over the names that a ledger gives; those of images that were moved are noted."""
+        moved = [one for wanted, stems in named for one in self._stems.take_over(wanted, stems)]
+        if moved:
+            with suppress(OSError), self._locked():  # else the next start does
+                self._append(line_of_stem(owner, stem) for owner, stem in moved)
 
     @property
     def is_begun(self) -> bool:
@@ -357,7 +359,7 @@ class OutputBook:
             if self._stems.of(image, plane, wanted.version) == stem:
                 continue
             self._stems.take(image, plane, wanted.version, stem)
-            yield {"image": image, "plane": plane, "version": wanted.version, "stem": stem}
+            yield line_of_stem((image, plane, wanted.version), stem)
 
     def _below(self, place: Path) -> str:
         text, top = str(place), f"{self.out}/"

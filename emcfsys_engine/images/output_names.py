@@ -8,7 +8,8 @@ key is given to one image only, so no two images share a file, whatever is writt
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -175,6 +176,12 @@ def leads_out(name: str) -> bool:
     return name.startswith("/") or ".." in name.split("/")
 
 
+def line_of_stem(owner: Owner, stem: str) -> dict[str, str | int | None]:
+    """Return how a book notes whose a stem is."""
+    image, plane, version = owner
+    return {"image": image, "plane": plane, "version": version, "stem": stem}
+
+
 class WantedName(msgspec.Struct, frozen=True, kw_only=True):
     """An image whose files want a name: all planes of a file are named alike."""
 
@@ -262,6 +269,24 @@ class Stems:
         its = self._plain.get(other, stem)
         if other != image and its != stem and self.owner_of(its) == (other, None, 1):
             self._note(its, (other, None, 1))
+
+    def take_over(self, wanted: WantedName, stems: Sequence[str]) -> list[tuple[Owner, str]]:
+        """Give an image its stems; return what it takes over from the path that it had before.
+
+        Those are of all versions.
+        """
+        image, found = wanted.image, list[tuple[Owner, str]]()
+        for plane, stem in zip(wanted.planes, stems, strict=True):
+            owner = self.owner_of(stem)
+            with suppress(ValueError):  # a ledger, too, may be somebody else's
+                self.take(image, plane, wanted.version, stem)
+            if owner is None or owner[0] == image:
+                continue
+            for number in range(1, self.newest_of(owner[0], plane) + 1):
+                if (its := self.of(owner[0], plane, number)) is not None:
+                    self.take(image, plane, number, its)
+                    found.append(((image, plane, number), its))
+        return found
 
     def items(self) -> Iterator[tuple[Owner, str]]:
         """Yield all owners with their stems."""

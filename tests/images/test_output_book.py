@@ -91,10 +91,39 @@ def test_a_line_or_a_ledger_that_leads_out_of_the_folder_is_passed_over(
     book = OutputBook(out)
     assert not book.has(precious)
     assert not book.has(out / f"{name}.png")
-    book.adopt(wanted, [name])
+    book.adopt([(wanted, [name])])
     assert book.stems([wanted], ".png") == [("a",)]
     assert book.retire(WantedName(image=wanted.image, folder="", content="as it is")) == ([], [])
     assert precious.read_bytes() == b"an original"
+
+
+def test_what_a_ledger_knows_of_a_moved_image_is_its_own_in_every_version(tmp_path: Path) -> None:
+    """Its new mask was said to be of the image as it was, and measured nowhere."""
+    book = OutputBook(tmp_path / "out")
+    book.file.parent.mkdir(parents=True)
+
+    def write(image: str, version: int, content: str) -> Path:
+        wanted = WantedName(image=image, folder="", version=version, content=content)
+        ((stem,),) = book.stems([wanted], ".png")
+        file = book.out / f"{stem}.png"
+        file.write_text(f"{image} {version} {content}")
+        book.note({file: digest_of_output(file)}, image=Path(image), content=content)
+        return file
+
+    first, second = write("/old/a.tif", 1, "before"), write("/old/a.tif", 2, "before")
+    first.write_text("painted over")
+    moved = WantedName(image="/new/a.tif", folder="", version=2)
+    for _ in range(2):
+        book.adopt([(moved, ["a.v2"])])
+    assert book.file.read_text().count('"/new/a.tif"') == 2  # a line a version, once
+    book = OutputBook(book.out)
+    origins = [book.origin_of(file) for file in (first, second)]
+    assert [(one.image, one.version, one.is_outdated) for one in origins if one] == [
+        (Path("/new/a.tif"), 1, False), (Path("/new/a.tif"), 2, False),
+    ]  # fmt: skip
+    assert write("/new/a.tif", 2, "after") == second
+    origins = [book.origin_of(file) for file in (first, second)]
+    assert [one.is_outdated for one in origins if one] == [True, False]
 
 
 def test_two_processes_never_give_one_name_twice(tmp_path: Path) -> None:

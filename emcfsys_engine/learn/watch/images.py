@@ -366,10 +366,9 @@ class ImageStages:
 
     def know(self, entries: dict[str, Entry]) -> None:
         """Remember which file owns which mask from earlier starts."""
-        for path, entry in entries.items():
-            if entry.mask:
-                wanted, stems = _recorded(self._root, path, entry)
-                self._book.adopt(wanted, stems)
+        self._book.adopt(
+            _recorded(self._root, path, entry) for path, entry in entries.items() if entry.mask
+        )
 
     def _entry(
         self,
