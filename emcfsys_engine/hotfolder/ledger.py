@@ -152,9 +152,11 @@ class Ledger:
         """Tell whether the ledger still lies where it was opened: its disk is not gone."""
         return (identity_of(self.output), identity_of(self.file)) == self._place
 
-    def make_again(self, entries: Iterable[Entry]) -> None:
-        """Open the ledger where it is now, and write what is known where it knows nothing.
+    def make_again(self, known: dict[str, Entry]) -> None:
+        """Open the ledger where it is now, and write what is `known` where it knows nothing.
 
+        An image that it does not know, and whose mask does not lie there, is forgotten: a copy of
+        yesterday's masks may lie there now, and it would never get one.
         Raises: WatchedError if another watch has taken the folder; InputError.
         """
         before = self._connection
@@ -166,7 +168,13 @@ class Ledger:
             before.close()
         self.id = _id_of(self._connection, self.file)
         there = there or self.entries()
-        self.record([entry for entry in entries if entry.path not in there])
+        unknown = (entry for entry in known.values() if entry.path not in there)
+        self.record([entry for entry in unknown if not entry.mask or self._has_mask(entry)])
+        known.clear()
+        known.update(self.entries())
+
+    def _has_mask(self, entry: Entry) -> bool:
+        return os.path.lexists(self.output / entry.mask)
 
     def entries(self) -> dict[str, Entry]:
         """Return everything known, by path."""

@@ -97,13 +97,30 @@ def test_a_ledger_that_was_removed_says_so_and_is_made_again_with_verdicts_and_w
     assert not ledger.is_in_place
     with pytest.raises(OSError, match="gone"):
         ledger.record([ENTRY])
-    ledger.make_again([ENTRY])
+    ledger.make_again({ENTRY.path: ENTRY})
     assert ledger.is_in_place
     (found,) = read_verdicts(tmp_path, ["pass"])[1]
     assert (found.word, found.word_reason, found.state) == ("accepted", "ok", "fail")
     assert [entry.path for entry in read_ledger(tmp_path)] == [ENTRY.path]
     with pytest.raises(WatchedError):
         Ledger(tmp_path, owner="y")
+    ledger.close()
+
+
+def test_what_yesterdays_copy_of_an_output_lacks_is_to_be_made_again_there(tmp_path: Path) -> None:
+    output, copy = tmp_path / "out", tmp_path / "copy"
+    ledger = Ledger(output, owner="x")
+    ledger.record([ENTRY])
+    shutil.copytree(output, copy)
+    made = [Entry(path=f"{name}.tif", size=1, mtime_ns=1, mask=f"{name}.png") for name in "bc"]
+    bad = Entry(path="d.tif", size=1, mtime_ns=1, state="failed")
+    ledger.record([*made, bad])
+    (copy / "b.png").touch()
+    output.rename(tmp_path / "broken")
+    copy.rename(output)
+    known = ledger.entries()
+    ledger.make_again(known)
+    assert known.keys() == ledger.entries().keys() == {ENTRY.path, "b.tif", "d.tif"}
     ledger.close()
 
 

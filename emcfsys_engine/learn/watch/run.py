@@ -301,11 +301,10 @@ class _Watch:
         Raises: OSError while it is not.
         """
         if not self.ledger.is_in_place and self.disk.may_be_made_again():
-            self.ledger.make_again(self.scanner.known.values())
+            self.ledger.make_again(self.scanner.known)
             self.disk = OutputDisk(
                 self.ledger, self.worker.run.folder.parent, self.worker.run.folder
             )
-            self.scanner.known.update(self.ledger.entries())
             if not self.book.file.exists():
                 self.book.write_again()
             self._open_outputs()
