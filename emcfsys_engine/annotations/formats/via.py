@@ -43,12 +43,20 @@ def _image(path: Path, entry: Mapping[str, Any]) -> Annotation:
     listed = list(regions.values()) if isinstance(regions, dict) else regions
     found = Gathering()
     notes: list[str] = []
+    doubtful: dict[tuple[str, ...], int] = {}  # attributes that may tell the class: how many
     for number, region in enumerate(listed, start=1):
         _shape(path, number, region, found)
+        keys = tuple(_keys(region.get("region_attributes") or {}))
+        if len(keys) > 1:
+            doubtful[keys] = doubtful.get(keys, 0) + 1
         labels = _labels(region.get("region_attributes") or {})
         if len(labels) > 1:
             many = ", ".join(labels)
             notes.append(f"region {number} has the labels {many}: the first is used")
+    for keys, many in doubtful.items():
+        regions_have = how_many(many, "region has", "regions have")
+        told = f"{regions_have} the attributes {', '.join(keys)}"
+        notes.append(f"{told}: {keys[0]} is taken for the class")
     return Annotation(
         file=path,
         format="VIA",
@@ -60,8 +68,13 @@ def _image(path: Path, entry: Mapping[str, Any]) -> Annotation:
     )
 
 
+def _keys(attributes: Mapping[str, Any]) -> list[str]:
+    """Return the attributes that may tell a region's class, the likeliest first."""
+    return [key for key in _LABEL_KEYS if key in attributes] or list(attributes)
+
+
 def _labels(attributes: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in _LABEL_KEYS if key in attributes] or list(attributes)
+    keys = _keys(attributes)
     if not keys:
         return ["unlabelled region"]
     value = attributes[keys[0]]

@@ -39,3 +39,14 @@ def test_via_regions_are_read(tmp_path: Path) -> None:
     assert areas[0] == 20
     assert areas[1] == pytest.approx(np.pi * 25, rel=0.1)
     assert areas[2] == 100
+
+
+def test_which_of_several_attributes_tells_the_class_is_said(tmp_path: Path) -> None:
+    shape = {"name": "rect", "x": 2, "y": 3, "width": 5, "height": 4}
+    given = [{"name": "pore", "type": "grain"}] * 2 + [{"type": "pore", "quality": "good"}]
+    regions = [{"shape_attributes": shape, "region_attributes": one} for one in given]
+    entry = {"filename": "a.png", "size": 9, "regions": regions, "file_attributes": {}}
+    (tmp_path / "via.json").write_text(json.dumps({"a.png9": entry}))
+    (one,) = read_annotations(tmp_path / "via.json")
+    assert [shape.label for shape in one.shapes] == ["grain", "grain", "pore"]
+    assert one.notes == ("2 regions have the attributes type, name: type is taken for the class",)
