@@ -36,6 +36,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.outcome import told_by_process
 from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest, WatchRequest
+from emcfsys_engine.run.rescue import rescue_folder
 from emcfsys_engine.settings import Config, load_config
 from emcfsys_engine.text import for_shell, how_many
 
@@ -138,7 +139,7 @@ class _Place:
         self._looked_at = time.monotonic()
         self._rescue: Path | None = None
         with contextlib.suppress(RuntimeError):  # no home
-            self._rescue = run.rescue_folder
+            self._rescue = rescue_folder(run)
 
     def tell_rescued(self) -> None:
         """Say what was saved elsewhere at the end."""

@@ -1,8 +1,6 @@
 """One run's folder: makes it, names every file in it, tells its outcome."""
 
 import errno
-import hashlib
-import itertools
 import os
 import re
 import shutil
@@ -56,7 +54,7 @@ from emcfsys_engine.run.records import (
     versions_here,
     why_unread,
 )
-from emcfsys_engine.settings import own_key, rescue_home
+from emcfsys_engine.settings import own_key
 
 _RECORD_MODE = 0o640
 
@@ -155,18 +153,6 @@ class Run:
     def previews_folder(self) -> Path:
         """Small pictures made at validations."""
         return self.folder / "previews"
-
-    @property
-    def rescue_folder(self) -> Path:
-        """Where its models and checkpoint go when its own disk takes nothing until the end.
-
-        A new folder for each start: another disk, or a run that was removed, may have had this
-        path, and what was kept of it is all that there is. Raises: RuntimeError without a home.
-        """
-        digest = hashlib.blake2b(os.fsencode(self.folder), digest_size=4).hexdigest()
-        first = rescue_home() / f"{self.id}-{digest}"
-        later = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
-        return next(one for one in itertools.chain([first], later) if not os.path.lexists(one))
 
     def record(self) -> RunRecord:
         """Read run.json.

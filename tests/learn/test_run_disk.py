@@ -22,6 +22,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
+from emcfsys_engine.run.rescue import rescue_folder
 from tests.learn.conftest import run_here
 from tests.learn.hot import warnings_of
 from tests.learn.watch.test_survival import mounted
@@ -175,7 +176,7 @@ def test_who_is_asked_to_end_waits_for_no_disk_and_what_was_done_is_kept_elsewhe
     place = project_folder / "runs"
     with mounted(place, "200m"):
         run = training(project_folder)
-        kept = run.rescue_folder
+        kept = rescue_folder(run)
 
         def leave() -> None:
             run.ask("cancel")
@@ -200,7 +201,7 @@ def test_what_was_kept_of_one_disk_is_not_replaced_by_what_the_next_in_its_place
     for last in (6, 3):
         with mounted(place, "200m"), monkeypatch.context() as patch:
             run = training(project_folder)  # each disk's first run: both have one path
-            folders.append(run.rescue_folder)
+            folders.append(rescue_folder(run))
 
             def leave(run: Run = run) -> None:
                 run.ask("cancel")
@@ -210,6 +211,9 @@ def test_what_was_kept_of_one_disk_is_not_replaced_by_what_the_next_in_its_place
             at_steps(patch, {last: leave})
             assert run_here(run) == 130
             writable(place)
+            told = checkpoint.kept_elsewhere(run, 4)
+            assert told.startswith(f"{folders[0] / run.checkpoint_file.name} has step 6")
+            assert not checkpoint.kept_elsewhere(run, 6)
     kept = [checkpoint.read_checkpoint(each / run.checkpoint_file.name)[1] for each in folders]
     assert [state.step for state in kept] == [6, 3]
 
@@ -222,7 +226,7 @@ def test_the_steps_that_a_full_disk_did_not_take_are_kept_elsewhere(
     place = project_folder / "runs"
     with mounted(place, "60m"):
         run = training(project_folder)
-        kept = run.rescue_folder
+        kept = rescue_folder(run)
 
         def fill() -> None:  # again and again: a save that fails gives back what it took
             with (place / "ballast").open("ab", buffering=0) as stream, suppress(OSError):

@@ -26,6 +26,7 @@ from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.model_card import ModelCard, ObjectSettings
 from emcfsys_engine.run.events import CheckpointPruned, CheckpointSaved, Event, WarningGiven
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.rescue import rescue_folder, rescued
 
 FORMAT = 1
 _KEY = "emcfsys_training"
@@ -99,6 +100,21 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], TrainState]:
         what = f"has format {state.format}, this version knows {FORMAT}"
         raise RunFolderError(file, what, "Update emcfsys-tui")
     return tensors, state
+
+
+def kept_elsewhere(run: Run, step: int) -> str:
+    """Say where a later checkpoint lies, which the disk of a run did not take; "" for none.
+
+    It may be that of another run which had this path: a person decides.
+    """
+    with suppress(OSError, RuntimeError):  # no home
+        for folder in rescued(run):
+            file = folder / run.checkpoint_file.name
+            with suppress(RunFolderError):
+                if (found := read_checkpoint(file)[1].step) > step:
+                    what = f"{file} has step {found}, which the disk did not take"
+                    return f"{what}: to go on from there cancel this, copy it here, and resume"
+    return ""
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -217,7 +233,7 @@ class BackgroundWriter:
     def _rescued(self, job: "_Job", error: OSError) -> OSError:
         """Write a file among the user's own, at last; return the error, with where it is."""
         try:
-            folder = self._rescue or self._disk.run.rescue_folder
+            folder = self._rescue or rescue_folder(self._disk.run)
             folder.mkdir(mode=0o700, parents=True, exist_ok=folder == self._rescue)
             self._rescue = folder
             write_whole(folder / job.name, job.make_bytes())

@@ -53,6 +53,7 @@ from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.training import start
 from emcfsys_engine.learn.training.augment import augment
+from emcfsys_engine.learn.training.checkpoint import kept_elsewhere
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.follow import Follower, first_labels, sound_ones
@@ -289,6 +290,8 @@ def _trained(
     worker.emit(PlanMade(summary=summary_of(plan)))
     if gone_on is not None:
         worker.emit(gone_on)
+        if told := kept_elsewhere(worker.run, gone_on.step):
+            worker.emit(WarningGiven(message=told))
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
     worker.begin()
     ending = trainer.train()
