@@ -6,6 +6,7 @@ equality, so that a microscope whose clock is wrong does no harm.
 """
 
 import itertools
+import math
 import os
 import stat
 import struct
@@ -340,9 +341,13 @@ class Scanner:
                 self._note(path, status, closed=False)
         return same
 
-    def put_off(self, path: str, wait_s: float) -> None:
-        """Leave a file for later, without a try that counts."""
-        self._retry_at[path] = self._clock() + wait_s
+    def put_off(self, path: str, wait_s: float | None) -> None:
+        """Leave a file for later, without a try that counts; None: for the next watch."""
+        self._retry_at[path] = math.inf if wait_s is None else self._clock() + wait_s
+
+    def left(self) -> list[str]:
+        """Return what settles still, without what is left for the next watch."""
+        return sorted(path for path in self.settling if self._retry_at.get(path) != math.inf)
 
     def forget_failed(self) -> None:
         """Let images that failed be found anew by the next scan."""
@@ -374,7 +379,7 @@ class Scanner:
         patience_s = max(_HOPELESS_S, 10 * self.rules.settle_s)
         return bool(self._doubtful) or any(
             seen.size >= self.rules.min_bytes or now - seen.since < patience_s
-            for seen in self.settling.values()
+            for seen in map(self.settling.__getitem__, self.left())
         )
 
     def _note(self, path: str, status: os.stat_result, *, closed: bool) -> None:

@@ -231,8 +231,7 @@ class _Watch:
         self.worker.emit_when_possible(WarningGiven(message=what))
 
     def _end(self, reason: str) -> int:
-        left = sorted(self.scanner.settling)
-        if self.request.once and left:
+        if self.request.once and (left := self.scanner.left()):
             files = how_many(len(left), "file still settles, or is", "files still settle, or are")
             self._warn(f"{files} too small to be an image: {few(left, 5)}")
         word, counts = "stopped" if reason == "stop" else reason, self.counts
@@ -355,10 +354,11 @@ class _Watch:
             self.disk.refuse_unwritable()
         except OSError:
             raise error from None
-        if is_full(error) or self.request.once:
+        if is_full(error):
             raise error
-        self.scanner.put_off(path, _PUT_OFF_S)
-        self._tell_once(f"{error} It is tried again now and then", path)
+        self.counts.failed += self.request.once  # as its exit code says: the others come first
+        self.scanner.put_off(path, None if self.request.once else _PUT_OFF_S)
+        self._tell_once(f"{error} It is tried again later", path)
 
     def _tell_once(self, words: str, about: str = "") -> None:
         if (about or words) not in self.told_of:

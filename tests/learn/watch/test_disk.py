@@ -296,3 +296,21 @@ def test_an_output_that_may_only_be_read_for_a_while_is_waited_for(hot: Hot) -> 
             hot.image("1.png", 1)
         wait_for(lambda: len(read_ledger(hot.output)) == 2, child, run)
     images_and_masks_agree(hot, 2)
+
+
+def test_an_image_whose_place_is_closed_holds_up_no_other(hot: Hot) -> None:
+    for number, name in enumerate(("a/0.png", "1.png", "z/2.png")):
+        hot.image(name, number)
+    (hot.output / "a").mkdir(parents=True)
+    with read_only(hot.output / "a"):
+        run = hot.new_run(once=True)
+        with forked(run) as child:
+            child.join(PATIENCE_S)
+        assert child.exitcode == 1
+        assert hot.masks() == ["1.png", "z/2.png"]
+        told = [event.message for event in run.events() if isinstance(event, WarningGiven)]
+        assert [one for one in told if str(hot.output / "a") in one]
+        assert not [one for one in told if "settle" in one]
+    with forked(hot.new_run(once=True)) as child:
+        child.join(PATIENCE_S)
+    assert hot.masks() == ["1.png", "a/0.png", "z/2.png"]
