@@ -9,6 +9,8 @@ from emcfsys_engine.errors import InputError
 
 _WRITTEN = re.compile(r"(\d*):(\d*),(\d*):(\d*)")
 OF_REGION = r"\.r\d*-\d*\.c\d*-\d*"  # in the name of a mask of a part
+_ENDS = re.compile(r"\.r(\d*)-(\d*)\.c(\d*)-(\d*)$")
+_BEYOND_PX = 1 << 62  # an end that is the image's
 LEAST_CUT_PX = 256
 _CHUNKS_PX = (1024, 512, 256)
 
@@ -41,6 +43,21 @@ class Region(msgspec.Struct, frozen=True, array_like=True):
 
     def __str__(self) -> str:
         return f"{self.top}:{self.bottom},{self.left}:{self.right}"
+
+
+def overlap(stem: str, other: str) -> bool:
+    """Tell whether two masks of parts of one image, by their names, share a pixel."""
+    one, two = (_named(name) for name in (stem, other))
+    across = one.left < two.right and two.left < one.right
+    return across and one.top < two.bottom and two.top < one.bottom
+
+
+def _named(stem: str) -> Region:
+    found = _ENDS.search(stem)
+    top, bottom, left, right = found.groups() if found is not None else ("",) * 4
+    return Region(
+        int(top or 0), int(bottom or _BEYOND_PX), int(left or 0), int(right or _BEYOND_PX)
+    )
 
 
 def whole_of(size_HW: tuple[int, int]) -> Region:

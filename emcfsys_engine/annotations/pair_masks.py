@@ -18,7 +18,7 @@ from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.output_names import ENDS, LABEL_SUFFIXES, MASK_SUFFIXES, stem_of
 from emcfsys_engine.images.own_files import is_content, resolved
 from emcfsys_engine.images.own_outputs import opened_book
-from emcfsys_engine.regions import OF_REGION
+from emcfsys_engine.regions import OF_REGION, overlap
 from emcfsys_engine.text import few, how_many
 
 _LEVELS = 8  # folders above a mask in which its book may lie
@@ -177,6 +177,24 @@ class Masks:
             are = how_many(len(parts), "mask is", "masks are")
             what = "of a region of an image whose whole mask is beside: left out"
             self.notes.append(f"{are} {what}{_few(parts)}")
+        self._name_overlaps()
+
+    def _name_overlaps(self) -> None:
+        """Say which masks of regions show a part of an image twice."""
+        beside: defaultdict[tuple[Path, str], list[ImageRef]] = defaultdict(list)
+        for mask in self.refs:
+            if part := _PART.fullmatch(stem_of(mask.path)):
+                beside[mask.path.parent, part[1]].append(mask)
+        twice = [
+            mask
+            for masks in beside.values()
+            for mask in masks
+            if any(mask != one and overlap(stem_of(mask.path), stem_of(one.path)) for one in masks)
+        ]
+        if twice:
+            are = how_many(len(twice), "mask is", "masks are")
+            what = "of regions of one image that overlap: what lies in two counts twice"
+            self.notes.append(f"{are} {what}{_few(twice)}")
 
     def drop(self, mask: ImageRef) -> None:
         """Leave one more out."""

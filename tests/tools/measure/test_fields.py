@@ -140,6 +140,17 @@ def test_a_region_of_an_image_whose_whole_mask_is_beside_is_not_measured_again(
     )
 
 
+def test_regions_of_one_image_that_overlap_are_said_to_count_twice(tmp_path: Path) -> None:
+    for name in ("a.r0-50.c0-90.png", "a.r50-.c0-90.png", "a.r40-60.c80-.png", "b.r0-9.c-9.png"):
+        save_mask(tmp_path / "masks" / name, _two_squares())
+    notes = measure_masks(str(tmp_path / "masks"), tmp_path / "out", MeasureSettings()).notes
+    told = "3 masks are of regions of one image that overlap: what lies in two counts twice"
+    assert [note for note in notes if note.startswith(told)]
+    (tmp_path / "masks/a.r40-60.c80-.png").unlink()
+    notes = measure_masks(str(tmp_path / "masks"), tmp_path / "out", MeasureSettings()).notes
+    assert not [note for note in notes if "overlap" in note]
+
+
 def test_each_plane_of_a_series_is_measured_by_its_own_pixel_size(tmp_path: Path) -> None:
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
     file = series(tmp_path / "s.ser", [pixels, pixels], step_m=1e-9)
