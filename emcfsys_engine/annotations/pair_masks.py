@@ -4,6 +4,7 @@ Our own masks say in `.emcfsys/outputs.jsonl` which image, plane and version the
 versions the newest counts; masks of an image as it was before it was predicted again count nowhere.
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -195,6 +196,23 @@ class Masks:
             are = how_many(len(twice), "mask is", "masks are")
             what = "of regions of one image that overlap: what lies in two counts twice"
             self.notes.append(f"{are} {what}{_few(twice)}")
+
+    def doubt_namesakes(self) -> None:
+        """Say which masks are of images that lie there no more, where one called alike has one."""
+        by_name: defaultdict[tuple[Path, str, int | None], list[ImageRef]] = defaultdict(list)
+        for mask, one in self.origins.items():
+            by_name[mask.path.parent, one.image.name, one.plane].append(mask)
+        several = [masks for masks in by_name.values() if len(masks) > 1]
+        gone = [
+            mask
+            for masks in several
+            for mask in masks
+            if not os.path.lexists(self.origins[mask].image)
+        ]
+        if gone:
+            are = how_many(len(gone), "mask is", "masks are")
+            what = "of images that are gone, beside masks of others called alike"
+            self.notes.append(f"{are} {what}: what was moved and changed counts twice{_few(gone)}")
 
     def drop(self, mask: ImageRef) -> None:
         """Leave one more out."""

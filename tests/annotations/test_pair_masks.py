@@ -108,7 +108,11 @@ def test_an_image_has_its_own_mask_beside_that_of_a_namesake_elsewhere(
     folders.mask(elsewhere)
     own = folders.mask(folders.image("a.tif"))
     assert folders.pairs() == {"a.tif": own.name}
-    assert folders.counting().notes == []
+    counting = folders.counting()
+    assert counting.notes == []
+    counting.doubt_namesakes()  # as where nobody says which images are meant
+    what = "of images that are gone, beside masks of others called alike"
+    assert counting.notes == [f"1 mask is {what}: what was moved and changed counts twice (a.png)"]
 
 
 def test_by_name_alone_what_is_in_doubt_is_said(folders: Folders) -> None:

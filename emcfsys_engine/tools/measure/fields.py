@@ -205,6 +205,8 @@ def _find_masks(
             if mask in items.masks:
                 remedy = "Mend the names, or leave out --images"
                 items.fail(mask, AnnotationError(str(mask), f"no image of {images} fits", remedy))
+    else:
+        counting.doubt_namesakes()
     counting.name_beside(beside)
     items.notes += counting.notes
     items.may_contradict = may_contradict(counting, 2 if classes is None else len(classes))
