@@ -1,8 +1,12 @@
 """The README tells the truth: its commands exist, and the main one does what it says."""
 
+import ast
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -161,3 +165,33 @@ def test_the_demo_learns_what_the_readme_says(
     reason = run.ending()
     assert isinstance(reason, RunFinished)
     assert (reason.score or 0) >= 0.8
+
+
+def _plain(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
+
+
+def _installed_by(extra: str) -> set[str]:
+    """Return what an extra of ours brings, by what each package says that it needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    todo = [*project["dependencies"], *extras[extra], *extras["parquet"]]
+    found: set[str] = set()
+    while todo:
+        if (name := _plain(todo.pop())) not in found and name != "emcfsys-tui":
+            found.add(name)
+            with suppress(metadata.PackageNotFoundError):  # of another system
+                todo += [one for one in metadata.requires(name) or [] if "extra ==" not in one]
+    return found
+
+
+def test_the_tests_need_nothing_that_the_second_command_does_not_install() -> None:
+    there, owners = _installed_by("test"), metadata.packages_distributions()
+    for file in (ROOT / "tests").rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            found = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                found = [node.module or ""]
+            for name in {one.partition(".")[0] for one in found} & owners.keys():
+                named = {_plain(one) for one in owners[name]}
+                assert named & (there | {"emcfsys-tui"}), f"{file} imports {name}"
