@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import os
 import re
 import stat
@@ -255,6 +256,12 @@ def temporary_of(file: Path) -> Path:
     return file.with_name(name)
 
 
+def free_name(folder: Path, form: str) -> Path:
+    """Return the first name in a folder that nothing has; `{}` in it stands for a number from 1."""
+    names = (folder / form.replace("{}", str(number)) for number in itertools.count(1))
+    return next(one for one in names if not os.path.lexists(one))
+
+
 def uri_to_read(file: Path) -> str:
     """Return by what SQLite opens a database to look at it.
 
@@ -288,6 +295,12 @@ class DiskFullError(OSError):
 def is_full(error: BaseException) -> bool:
     """Tell whether an error only says that a disk or a quota is full."""
     return isinstance(error, OSError | OutputError) and error.errno in _FULL
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether an error, or the one that it was raised for, is of a disk that is `AWAY`."""
+    errors = (error, error.__context__)
+    return any(isinstance(one, OSError) and one.errno in AWAY for one in errors)
 
 
 class _Log(io.TextIOWrapper):

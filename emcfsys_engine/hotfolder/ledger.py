@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import OutputError, WatchedError, printable
-from emcfsys_engine.files import identity_of, remedy_of
+from emcfsys_engine.files import free_name, identity_of, remedy_of
 from emcfsys_engine.hotfolder import group_files, groups, journal, judged, kept_words
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
@@ -445,9 +445,7 @@ def _as_text(value: object) -> object:
 
 def _put_aside(file: Path) -> Path:
     """Rename a damaged ledger with what SQLite keeps beside it."""
-    number = 1
-    while (aside := file.with_name(f"ledger.damaged-{number}.sqlite")).exists():
-        number += 1
+    aside = free_name(file.parent, "ledger.damaged-{}.sqlite")
     for ending in ("-wal", "-shm", "-journal", ""):
         with contextlib.suppress(FileNotFoundError):
             Path(f"{file}{ending}").rename(f"{aside}{ending}")

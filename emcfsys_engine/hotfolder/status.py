@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
-from emcfsys_engine.files import AWAY
+from emcfsys_engine.files import is_away
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places, watcher_of, watching_run
@@ -195,7 +195,7 @@ def _card(run: Run, project: Project, unread: list[str]) -> FinishedRun | None:
         fault = error if isinstance(error, OSError) else error.__context__
         if type(fault) is PermissionError:  # and no link or folder in the place of our file
             unread.append(run.id)
-        elif isinstance(fault, OSError) and fault.errno in AWAY:
+        elif isinstance(fault, OSError) and is_away(fault):
             raise fault from None
         return None  # a run without a usable model is passed over
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import AWAY, is_full
+from emcfsys_engine.files import is_away, is_full
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Job
@@ -124,11 +124,6 @@ def _why_away(run: Run) -> str:
     return f"waits for {run.folder}: its disk may be away" if away else ""
 
 
-def _is_away(error: BaseException | None) -> bool:
-    """Tell whether an error is of a disk that does not answer now, or is full."""
-    return isinstance(error, OSError) and (error.errno in AWAY or is_full(error))
-
-
 class Dispatch:
     """Starts waiting jobs in order, as far as the machine allows."""
 
@@ -225,7 +220,8 @@ class Dispatch:
             if job.its_run().is_alive():  # somebody runs it outside the queue: its start then
                 self.supervisor.adopt(job)
                 return
-        if _is_away(error.__context__):
+        cause = error.__context__
+        if is_away(error) or (cause is not None and is_full(cause)):
             transitions.put_back(self.store, job, reason=str(error), wait_s=_AWAY_S)
             return
         transitions.fail(self.store, job, str(error))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emcfsys_engine.errors import DaemonError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import free_name, write_whole
 
 UNIT = "emcfsys.service"
 _TIMEOUT_S = 20.0
@@ -79,9 +79,7 @@ def _put_aside(file: Path, content: bytes) -> str:
     """Rename what is there with another content; return its name, "" where nothing had to be."""
     if not os.path.lexists(file) or (file.is_file() and file.read_bytes() == content):
         return ""
-    number = 1
-    while os.path.lexists(aside := file.with_name(f"{file.name}.before-{number}")):
-        number += 1
+    aside = free_name(file.parent, f"{file.name}.before-{{}}")
     file.rename(aside)
     return aside.name
 

@@ -161,7 +161,8 @@ def _called_alike(
 
     A micrograph that was saved anew (16 bits, other contrast, cropped) is not known by its pixels.
     """
-    others = [one.image for one in scored if one.image not in trained_on]
+    known = frozenset(trained_on)
+    others = [one.image for one in scored if one.image not in known]
     alike = [name for name in others if any(name in one.train for one in seen)]
     if not alike:
         return ()

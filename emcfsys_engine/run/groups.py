@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, RunFolderError
-from emcfsys_engine.files import AWAY
+from emcfsys_engine.files import is_away
 from emcfsys_engine.project import Project, Training
 from emcfsys_engine.run.events import CheckpointSaved, reversed_events
 from emcfsys_engine.run.folder import Run, new_run, open_run
@@ -92,8 +92,7 @@ def members_of(runs_folder: Path, group: str) -> list[Run]:
         try:
             record = run.record()
         except InputError as fault:
-            cause = fault.__context__
-            if isinstance(cause, OSError) and cause.errno in AWAY:
+            if is_away(fault):
                 raise
             continue
         if record.group == group and (record.fold not in found or record.id == run.id):

@@ -168,6 +168,20 @@ def test_nothing_is_written_where_the_disk_is_away_and_all_of_it_when_it_is_back
         assert "is gone, its disk with it: what is to be saved waits for it" in warnings_of(run)
 
 
+def cancelled_without_its_disk(run: Run, patch: pytest.MonkeyPatch, at: int) -> None:
+    """Train until a step, from which on the disk of the run takes nothing, and somebody ends it."""
+    place = run.folder.parent
+
+    def leave() -> None:
+        run.ask("cancel")
+        read_only(place)
+        os.kill(os.getpid(), 15)
+
+    at_steps(patch, {at: leave})
+    assert run_here(run) == 130
+    writable(place)
+
+
 def test_who_is_asked_to_end_waits_for_no_disk_and_what_was_done_is_kept_elsewhere(
     project_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -177,15 +191,7 @@ def test_who_is_asked_to_end_waits_for_no_disk_and_what_was_done_is_kept_elsewhe
     with mounted(place, "200m"):
         run = training(project_folder)
         kept = rescue_folder(run)
-
-        def leave() -> None:
-            run.ask("cancel")
-            read_only(place)
-            os.kill(os.getpid(), 15)
-
-        at_steps(monkeypatch, {4: leave})
-        assert run_here(run) == 130
-        writable(place)
+        cancelled_without_its_disk(run, monkeypatch, at=4)
         assert run.state() == "cancelled"
         state = checkpoint.read_checkpoint(kept / run.checkpoint_file.name)[1]
         assert state.step == 4
@@ -202,15 +208,7 @@ def test_what_was_kept_of_one_disk_is_not_replaced_by_what_the_next_in_its_place
         with mounted(place, "200m"), monkeypatch.context() as patch:
             run = training(project_folder)  # each disk's first run: both have one path
             folders.append(rescue_folder(run))
-
-            def leave(run: Run = run) -> None:
-                run.ask("cancel")
-                read_only(place)
-                os.kill(os.getpid(), 15)
-
-            at_steps(patch, {last: leave})
-            assert run_here(run) == 130
-            writable(place)
+            cancelled_without_its_disk(run, patch, at=last)
             told = checkpoint.kept_elsewhere(run, 4)
             assert told.startswith(f"{folders[0] / run.checkpoint_file.name} has step 6")
             assert not checkpoint.kept_elsewhere(run, 6)

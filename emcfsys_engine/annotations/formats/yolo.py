@@ -134,7 +134,7 @@ def _is_pose(words: list[str], keypoints: int) -> bool:
 
 def _keypoint_numbers(folder: Path) -> int:
     """Return how many numbers the key points of a line have by data.yaml; 0 if unsaid."""
-    said = _said_in_yaml(folder)
+    said = next(_yamls_in(folder), None)
     shape = said[1].get("kpt_shape") if said is not None else None
     if not isinstance(shape, list) or len(shape) != 2:
         return 0
@@ -148,10 +148,7 @@ def class_names(folder: Path) -> dict[int, str]:
     Raises: AnnotationError where a file says names in a way that is not understood, or two files
     say different ones: a tool that numbers classes anew writes one of them.
     """
-    said: list[tuple[Path, dict[int, str]]] = []
-    for name in _YAML_FILES:
-        if (text := _text_in(folder / name)) is not None:
-            said.append((folder / name, _names_of(folder / name, _document(folder / name, text))))
+    said = [(file, _names_of(file, document)) for file, document in _yamls_in(folder)]
     for name in _NAME_LISTS:
         if (text := _text_in(folder / name)) is not None:
             lines = enumerate(text.splitlines())
@@ -166,11 +163,10 @@ def class_names(folder: Path) -> dict[int, str]:
     return names
 
 
-def _said_in_yaml(folder: Path) -> tuple[Path, Mapping[str, object]] | None:
+def _yamls_in(folder: Path) -> Iterator[tuple[Path, Mapping[str, object]]]:
     for name in _YAML_FILES:
         if (text := _text_in(folder / name)) is not None:
-            return folder / name, _document(folder / name, text)
-    return None
+            yield folder / name, _document(folder / name, text)
 
 
 def _text_in(file: Path) -> str | None:

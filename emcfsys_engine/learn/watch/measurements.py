@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import scipy  # its parts are loaded when they are named
 
-from emcfsys_engine.files import named_after, open_own, reading_own, write_whole
+from emcfsys_engine.files import free_name, named_after, open_own, reading_own, write_whole
 from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.model_card import ModelCard
@@ -344,9 +344,7 @@ class Measurements:
 
     def _put_aside(self) -> None:
         """Keep what a spreadsheet saved with other signs between cells: lines would not fit it."""
-        number = 1
-        while (aside := self.file.with_name(f"measurements.changed-{number}.csv")).exists():
-            number += 1
+        aside = free_name(self.file.parent, "measurements.changed-{}.csv")
         self.file.rename(aside)
         what = f'does not begin with "{_FIRST_COLUMN}," as this program writes it'
         self.told = f"{self.file} {what}: it is kept as {aside.name}, and begun anew"

@@ -42,7 +42,7 @@ from emcfsys_engine.tools.new_classes import Proposal, facts_of, from_facts
 
 _CENTIMETRE = 3
 _NM_PER_CM = 1e7
-_SAME_SIZE = 0.01  # relatively: as the standards' fields
+SAME_SIZE = 0.01  # relative: calibrations of one magnification differ by less
 _LARGEST_NM = 10_000.0  # larger pixels are dots of a printer or a scanner
 
 
@@ -352,7 +352,7 @@ def _other_sizes(
     for mask, image in ((mask, items.image_of.get(mask)) for mask in items.masks):
         with suppress(InputError):  # it is named when it is read
             size = pixel_nm_of(mask, image, facts_of)
-            if size is not None and not np.allclose(size, told, rtol=_SAME_SIZE, atol=0):
+            if size is not None and not np.allclose(size, told, rtol=SAME_SIZE, atol=0):
                 others.append(f"{mask.path.name} {max(size):.4g} nm")
     if others:
         taken = f"--pixel-nm is taken for all: {max(told):.4g} nm"

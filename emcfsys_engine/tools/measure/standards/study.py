@@ -15,7 +15,7 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.text import few
-from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
+from emcfsys_engine.tools.measure.fields import SAME_SIZE, Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.objects import Objects
 from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.measure.standards.grain_size import grain_map, grain_sizes, measure_grains
@@ -50,7 +50,6 @@ from emcfsys_engine.tools.report.sizes import (
     small_map,
 )
 
-_SAME_SIZE = 0.01  # relative: calibrations of one magnification differ by less
 _MOST_MAPS = 4
 _FEW_FIELDS = 5  # below, E112 and E562 ask for more
 _HEAVY = 10.0  # times that one particle counts
@@ -69,7 +68,7 @@ def need_one_scale(fields: Fields) -> None:
     sizes = list(fields.pixel_of.items())
     for mask, size in sizes[1:]:
         first, known = sizes[0]
-        if any(abs(a / b - 1) > _SAME_SIZE for a, b in zip(size, known, strict=True)):
+        if any(abs(a / b - 1) > SAME_SIZE for a, b in zip(size, known, strict=True)):
             mine, other = (f"{y:.4g} × {x:.4g} nm" for y, x in (size, known))
             what = f"has pixels of {mine}, {first} has {other}: these are no fields of one kind"
             raise InputError(str(mask), what, "Measure each magnification by itself")
