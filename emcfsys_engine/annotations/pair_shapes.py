@@ -64,7 +64,11 @@ def pair_shapes(
         unused=tuple(place for place, one in every.items() if one.unused),
         left_out=frozenset(left_out),
         of_models=frozenset(ref.path for ref in counting.refs if counting.is_of_model(ref)),
-        notes=(*counting.notes, *_of_another(images, pairs, places)),
+        notes=(
+            *counting.notes,
+            *_of_another(images, pairs, places),
+            *_of_another_length(pairs, places),
+        ),
     )
 
 
@@ -87,6 +91,31 @@ def _of_another(
     if told:
         others = f" (so do {len(told) - 1} more)" if len(told) > 1 else ""
         yield f"{told[0]}{others}: {MAY_BE_OF_ANOTHER}"
+
+
+def _of_another_length(
+    pairs: Mapping[ImageRef, Place], places: Mapping[Place, Annotation]
+) -> Iterator[str]:
+    """Yield what is to be said where images were drawn on while their files had another length.
+
+    Files without the size in pixels (VIA) tell a replaced image by nothing else.
+    """
+    told: dict[Path, str] = {}
+    for image, place in pairs.items():
+        one = places[place]
+        if not one.image_bytes or PurePosixPath(one.image_name).name != image.path.name:
+            continue
+        try:
+            now = image.path.stat().st_size
+        except OSError:
+            continue  # reading it tells why
+        if now != one.image_bytes:
+            was = f"was drawn on {image.path.name} when it had {one.image_bytes} bytes, now {now}"
+            told.setdefault(image.path, f"{place[0]} {was}")
+    if told:
+        first = next(iter(told.values()))
+        others = f" (so were {len(told) - 1} more)" if len(told) > 1 else ""
+        yield f"{first}{others}: where the image was replaced, its labels are wrong"
 
 
 def _key(file: Path, root: Path, noted: Mapping[Path, Origin]) -> Key:

@@ -78,6 +78,7 @@ class Annotation:
     format: str  # "Labelme 5.7.0", "COCO" …
     image_name: str  # as the file says it; only its last part is ever used to find an image
     size_HW: tuple[int, int] | None  # as the file says it
+    image_bytes: int = 0  # how long the image's file was when it was drawn on; 0: not said
     shapes: tuple[Shape, ...]
     skipped: tuple[SkippedShape, ...] = ()
     notes: tuple[str, ...] = ()  # what else there is to say of the file

@@ -92,3 +92,24 @@ def test_labels_of_a_stack_or_image_that_is_gone_are_not_its_namesakes(tmp_path:
     }
     told = {f"{place[0].parent.name}/{place[0].name}" for place in pairs.without_image}
     assert told == {"day3/a.json", "day3/s.zip"}
+
+
+def test_an_image_whose_file_had_another_length_when_it_was_drawn_on_is_told(
+    tmp_path: Path,
+) -> None:
+    """VIA does not say the size in pixels: a larger image in its place went without a word."""
+    for name in ("a.png", "b.png"):
+        Image.new("L", (20, 20)).save(tmp_path / name)
+    entries = {}
+    for name, more in (("a.png", 1), ("b.png", 0), ("c.png", 5)):
+        known = tmp_path / name if (tmp_path / name).exists() else tmp_path / "a.png"
+        size = known.stat().st_size + more
+        entries[name] = {"filename": name, "size": size, "regions": [], "file_attributes": {}}
+    file = tmp_path / "via.json"
+    file.write_text(json.dumps({"_via_img_metadata": entries}))
+    found = find_annotations(".", tmp_path, [], [])
+    pairs = pair_shapes(find_images(".", tmp_path), tmp_path, found, tmp_path)
+    (note,) = pairs.notes
+    assert note.startswith(f"{file} was drawn on a.png when it had ")
+    assert "b.png" not in note
+    assert "c.png" not in note

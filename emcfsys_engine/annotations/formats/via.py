@@ -62,10 +62,16 @@ def _image(path: Path, entry: Mapping[str, Any]) -> Annotation:
         format="VIA",
         image_name=last_part(entry["filename"]),
         size_HW=None,
+        image_bytes=_bytes_of(entry.get("size")),
         shapes=tuple(found.shapes),
         skipped=tuple(found.skipped),
         notes=tuple(notes),
     )
+
+
+def _bytes_of(size: object) -> int:
+    """Return the length of the image's file in bytes; 0 where VIA did not know it (it keeps -1)."""
+    return size if isinstance(size, int) and size > 0 else 0
 
 
 def _keys(attributes: Mapping[str, Any]) -> list[str]:
