@@ -1,7 +1,6 @@
 """Find annotation files in a folder and read them, whatever tool wrote them."""
 
 import functools
-import glob
 import importlib
 import json
 import os
@@ -20,7 +19,13 @@ from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.files import reading
 from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.reader import is_unfinished
-from emcfsys_engine.images.walk import files_below, may_be_file, split_glob, stamp_of
+from emcfsys_engine.images.walk import (
+    files_below,
+    may_be_file,
+    names_matching,
+    split_glob,
+    stamp_of,
+)
 from emcfsys_engine.text import how_to_read
 
 _LARGEST_BYTES = 2 << 30
@@ -83,7 +88,7 @@ def _candidates(pattern: str, base: Path) -> list[Path]:
         return [root] if may_be_file(root) else []
     found: Iterable[Path] = files_below(root)
     if wild:
-        found = (root / name for name in glob.glob(wild, root_dir=root, recursive=True))
+        found = map(Path, names_matching(root, wild))
     return sorted(
         path
         for path in found

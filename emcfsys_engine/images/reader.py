@@ -16,7 +16,14 @@ from emcfsys_engine.images.damaged_files import fenced, quiet_libraries, try_fir
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, ImageRefs, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
 from emcfsys_engine.images.side_cars import pixel_nm_beside
-from emcfsys_engine.images.walk import is_regular, is_zarr, may_be_file, names_below, split_glob
+from emcfsys_engine.images.walk import (
+    is_regular,
+    is_zarr,
+    may_be_file,
+    names_below,
+    names_matching,
+    split_glob,
+)
 from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_left_alone
 from emcfsys_engine.text import how_to_read
 
@@ -227,7 +234,7 @@ def _candidates(pattern: str, base: Path) -> Iterable[str]:
         if root.exists():
             raise ImageError(root, "is a pipe, socket or device", "Name a file or a folder")
         raise ImageError(root, "there is no such folder or file", "Check the path")
-    found = (root / name for name in glob.glob(wild, root_dir=root, recursive=True))
+    found = map(Path, names_matching(root, wild))
     kept = [path for path in found if not is_unfinished(path.name)]
     return [str(path) for path in kept if may_be_file(path) or is_zarr(path)]
 

@@ -1,13 +1,15 @@
 """Walk a folder: each file once, whatever links lead to it; no devices, and nobody's leftovers."""
 
+import fnmatch
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from emcfsys_engine.suffixes import is_left_alone
 
+_WILD = re.compile(r"[*?\[]")
 FileStamp = tuple[str, int, int, int]  # path, times of change in ns: its own, system's; bytes
 
 
@@ -22,18 +24,32 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def names_below(folder: Path) -> Iterator[str]:
     """Yield the paths of the same files as text: a million of them take half the time."""
+    return _each_once(folder, _walk(str(folder), frozenset(), linked=False))
+
+
+def names_matching(folder: Path, wild: str) -> Iterator[str]:
+    """Yield the paths below a folder that a pattern fits, as text, each file once as above.
+
+    It fits what it fits in Python's glob; but a folder that cannot be listed is no empty one, for
+    what is reckoned of the others would be of a part of what was asked for.
+    Raises: OSError.
+    """
+    return _each_once(folder, _fitting(str(folder), Path(wild).parts, frozenset(), linked=False))
+
+
+def _each_once(folder: Path, found: Iterable[tuple[str, bool]]) -> Iterator[str]:
     plain: list[str] = []
     by_link: list[str] = []
-    for path, linked in _walk(str(folder), frozenset(), linked=False):
+    for path, linked in found:
         (by_link if linked else plain).append(path)
     if by_link:
         root = Path(os.path.realpath(folder))
-        found = {str(root / Path(path).relative_to(folder)): path for path in plain}
+        ways = {str(root / Path(path).relative_to(folder)): path for path in plain}
         for path in by_link:
-            found.setdefault(os.path.realpath(path), path)
-        yield from map(str, sorted(map(Path, found.values())))
+            ways.setdefault(os.path.realpath(path), path)
+        yield from map(str, sorted(map(Path, ways.values())))
     else:
-        yield from plain
+        yield from dict.fromkeys(plain)
 
 
 def stamps_below(folder: Path) -> Iterator[FileStamp]:
@@ -98,7 +114,7 @@ def split_glob(pattern: str, base: Path) -> tuple[Path, str]:
     here = base
     parts = Path(pattern).expanduser().parts
     for number, part in enumerate(parts):
-        if re.search(r"[*?\[]", part) and not os.path.lexists(here / part):
+        if _WILD.search(part) and not os.path.lexists(here / part):
             return here, str(Path(*parts[number:]))
         here /= part
     return here, ""
@@ -116,13 +132,11 @@ def _walk(
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    with os.scandir(folder) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
-    for entry in entries:
+    for entry in _listed(folder):
         if is_left_alone(entry.name):
             continue
         is_link = entry.is_symlink()
-        if Path(entry.path).is_dir() if is_link else entry.is_dir():
+        if _is_folder(entry):
             place = Path(entry.path)
             if is_zarr(place):
                 yield entry.path, linked or is_link
@@ -133,3 +147,46 @@ def _walk(
                 yield entry.path, True
         elif entry.is_file(follow_symlinks=False) or not os.path.lexists(entry.path):
             yield entry.path, linked
+
+
+def _fitting(
+    folder: str, parts: Sequence[str], above: frozenset[tuple[int, int]], *, linked: bool
+) -> Iterator[tuple[str, bool]]:
+    """Yield what the parts of a pattern fit in a folder, with whether a link led to it."""
+    part, rest = parts[0], parts[1:]
+    try:
+        status, names = os.stat(folder), _named(folder, part)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    here = (status.st_dev, status.st_ino)
+    if part == "**" and here in above:
+        return
+    if part == "**" and rest:
+        yield from _fitting(folder, rest, frozenset(), linked=linked)
+    for name, is_link, is_file in names:
+        is_wanted = part == "**" or fnmatch.fnmatchcase(name, part)
+        if not is_wanted or (name.startswith(".") and not part.startswith(".")):
+            continue
+        place = os.path.join(folder, name)  # noqa: PTH118 - of a million names
+        if not rest:
+            yield place, linked or is_link
+        if (part == "**" or rest) and not is_file and Path(place).is_dir():
+            below = parts if part == "**" else rest
+            yield from _fitting(place, below, above | {here}, linked=linked or is_link)
+
+
+def _named(folder: str, part: str) -> list[tuple[str, bool, bool]]:
+    """Return names of a folder that a part may fit, whether each is a link, and surely a file."""
+    if not _WILD.search(part):  # it need not be listed, which it may forbid
+        mode = os.lstat(os.path.join(folder, part)).st_mode  # noqa: PTH118
+        return [(part, stat.S_ISLNK(mode), stat.S_ISREG(mode))]
+    return [(e.name, e.is_symlink(), e.is_file(follow_symlinks=False)) for e in _listed(folder)]
+
+
+def _listed(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()

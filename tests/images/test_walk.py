@@ -1,5 +1,7 @@
 """Folders as they are: each file once, no devices, no leftovers, brackets in names."""
 
+import errno
+import glob
 import os
 import shutil
 import socket
@@ -19,6 +21,7 @@ from emcfsys_engine.images.walk import (
     is_own_output,
     is_regular,
     is_zarr,
+    names_matching,
     stamps_below,
 )
 from emcfsys_engine.suffixes import is_left_alone
@@ -104,6 +107,44 @@ def test_a_folder_that_exists_is_a_folder_whatever_brackets_are_in_its_name(
     assert names(tmp_path, "set [2024]") == ["set [2024]/b.png", "set [2024]/x/a.png"]
     assert names(tmp_path, "set [2024]/*.png") == ["set [2024]/b.png"]
     assert names(tmp_path, "set [[]2024]/*.png") == ["set [2024]/b.png"]
+
+
+def test_a_pattern_shows_each_image_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    picture(tmp_path / "day1" / "a.png")
+    (tmp_path / "latest").symlink_to("day1")
+    (tmp_path / "day1" / "up").symlink_to("..")
+    for pattern in ("*/*.png", "**/*.png", "**/day1/*.png"):
+        assert names(tmp_path, pattern) == ["day1/a.png"]
+    assert names(tmp_path, "latest/*.png") == ["latest/a.png"]  # asked for by name
+
+
+@pytest.mark.parametrize("pattern", ["*/*.png", "**/*.png", "*/b/*.png"])
+def test_a_folder_that_cannot_be_listed_is_told_rather_than_left_out_of_a_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    picture(tmp_path / "x" / "b" / "a.png")
+    picture(tmp_path / "y" / "b" / "a.png")
+    listed = os.scandir
+
+    def failing(place: str) -> Iterator[os.DirEntry[str]]:
+        if Path(place) in (tmp_path / "x", tmp_path / "x" / "b"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), place)
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        names(tmp_path, pattern)
+
+
+def test_a_pattern_fits_what_it_fits_in_pythons_glob(tmp_path: Path) -> None:
+    for name in ("a/x.png", "a/.h.png", "a/b/x.png", ".h/x.png", "b.png", "a/[z]/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    patterns = ("*", "**", "*/*", "**/*.png", "a/*", "*/b/*", "*/none/*", ".*/*", "**/b/**/*.png")
+    for pattern in (*patterns, "a/[[]z]/*", "*/.h.png", "b.png/*", "none/*", "**/.*"):
+        known = glob.glob(pattern, root_dir=tmp_path, recursive=True)
+        expected = {str(tmp_path / one) for one in known if one}
+        assert set(names_matching(tmp_path, pattern)) == expected, pattern
 
 
 _NAMES = ("a", "b", "a.b", "B", "ä.png", ".hidden", "z.zarr")
