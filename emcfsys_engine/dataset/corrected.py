@@ -60,7 +60,7 @@ def read_mask_now(
         painted = _painted(mask, table, classes, size_HW)
     if not is_drawn:
         assert painted is not None
-        return MaskNow(ids=painted, numbers=read_numbers(ImageRef(path=mask)))
+        return MaskNow(ids=painted, numbers=read_numbers(ImageRef(path=mask), must_read=True))
     if size_HW is None:
         size_HW = mask_facts(ImageRef(path=mask), table).size_HW
     drawn = _drawn(outlines, table, size_HW)

@@ -326,7 +326,11 @@ class _Labelled:
         root = root_of(pattern, self.project.folder)
         num_faults = len(faults)
         found = find_annotations(pattern, self.project.folder, faults, notes)
-        waiting = untouched(found)
+        try:
+            waiting = untouched(found)
+        except InputError as fault:
+            faults.append(fault)
+            return {}, {}
         self.has_files = len(found) > len(waiting) or len(faults) > num_faults
         found = {path: every for path, every in found.items() if path not in waiting}
         if waiting:

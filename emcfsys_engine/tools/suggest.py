@@ -193,7 +193,7 @@ def _write(
     # Their names are the model's: the project may have numbered its classes anew since.
     meant = {value: table.of_name(name) for value, name in names.items()}
     background = next((v for v, meaning in meant.items() if meaning == table.undrawn), UNLABELLED)
-    numbers = read_numbers(ImageRef(path=mask))
+    numbers = read_numbers(ImageRef(path=mask), must_read=True)
     if numbers is not None:  # one shape an object
         ids, numbers = all_numbered(ids, numbers, min(names))
         ids, names = with_own_values(ids, numbers, names, background)

@@ -81,6 +81,10 @@ def test_numbers_of_objects_beside_a_mask_count_while_they_are_of_it(mask: Path)
     numbers[:, :2], numbers[:, 2:4] = 1, 2
     write_numbers(instances_of(mask), ids, numbers)
     assert now(mask) == ({2: 520, 7: 80}, 2)
+    instances_of(mask).write_bytes(b"II*\0 torn")
+    with pytest.raises(AnnotationError, match="numbers that cannot be read"):
+        now(mask)  # its objects are others without them
+    write_numbers(instances_of(mask), ids, numbers)
     ids[0] = 7
     Image.fromarray(ids).save(mask)
     assert now(mask)[1] is None

@@ -212,18 +212,26 @@ class SuggestedBy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def untouched(found: Mapping[Path, tuple[Annotation, ...]]) -> dict[Path, SuggestedBy]:
-    """Return those of some annotation files that are suggestions nobody saved yet."""
+    """Return those of some annotation files that are suggestions nobody saved yet.
+
+    Raises: AnnotationError for one that cannot be asked.
+    """
     flagged = (path for path, every in found.items() if any(one.is_suggestion for one in every))
     return {path: by for path in flagged if (by := model_of(path)) is not None}
 
 
 def model_of(file: Path) -> SuggestedBy | None:
-    """Return what a suggestion says of its model; None: a person saved the file, or it is none."""
+    """Return what a suggestion says of its model; None: a person saved the file, or it is none.
+
+    Raises: AnnotationError for a file whose disk fails: a model's outlines would be a person's.
+    """
     try:
         with reading(file) as stream:
             said = read_suggestion(stream.read())
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise AnnotationError(file, f"cannot be read: {error.strerror}", "Try again") from None
     try:
         return None if said is None else msgspec.convert(said, SuggestedBy)
     except msgspec.MsgspecError:
@@ -231,7 +239,10 @@ def model_of(file: Path) -> SuggestedBy | None:
 
 
 def waiting_suggestions(source: Source, folder: Path) -> dict[Path, SuggestedBy]:
-    """Return the suggestions of a [[data]] table that no person saved yet, and their models."""
+    """Return the suggestions of a [[data]] table that no person saved yet, and their models.
+
+    Raises: AnnotationError for one that cannot be asked.
+    """
     if source.annotations is None:
         return {}
     return untouched(find_annotations(source.annotations, folder, [], []))

@@ -115,7 +115,7 @@ class VectorOutputs:
                 continue
             for ref, mask_file in others:
                 mask_HW = read_micrograph(ImageRef(path=mask_file)).pixels
-                numbers = read_numbers(ImageRef(path=mask_file))
+                numbers = read_numbers(ImageRef(path=mask_file), must_read=True)
                 if numbers is not None:
                     mask_HW, numbers = all_numbered(mask_HW, numbers, self._background)
                 name = self._name(mask_file)

@@ -93,13 +93,13 @@ def rank(
     for ref, mask in pairs:
         beside = ref.path.with_suffix(".json")
         is_there = identity_of(beside) is not None  # unlike exists() also asked of too long a name
-        if ref.plane is None and is_there and model_of(beside) is None:
-            annotated.append(str(ref))
-            continue
-        if not is_of_its_mask(mask):
-            left_out.append(str(ref))
-            continue
         try:
+            if ref.plane is None and is_there and model_of(beside) is None:
+                annotated.append(str(ref))
+                continue
+            if not is_of_its_mask(mask):
+                left_out.append(str(ref))
+                continue
             seen.append(_look(ref, mask, values))
         except EmcfError:
             left_out.append(str(ref))

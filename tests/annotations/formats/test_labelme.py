@@ -1,7 +1,10 @@
 """Labelme: drawn as it draws, and back again."""
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -9,12 +12,14 @@ from PIL import Image
 
 from emcfsys_engine.annotations.draw import mask_of, shapes_of
 from emcfsys_engine.annotations.files import find_annotations, read_annotations
+from emcfsys_engine.annotations.formats import labelme
 from emcfsys_engine.annotations.formats.labelme import (
     model_of,
     untouched,
     waiting_suggestions,
     write_labelme,
 )
+from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.project_tables import Source
 from tests.annotations.formats.made import formats
 from tests.annotations.formats.trips import NAMES, read_back
@@ -103,6 +108,19 @@ def test_a_suggestion_says_of_which_model_it_is(folder: Path) -> None:
     assert (said.model, said.score) == ("run-0001", 0.9)
     assert model_of(folder / "b.json") is None
     assert model_of(folder / "none.json") is None
+
+
+def test_a_suggestion_that_cannot_be_read_is_not_taken_for_a_persons_labels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = find_annotations(".", folder, [], [])
+
+    def failing(file: Path) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+
+    monkeypatch.setattr(labelme, "reading", failing)
+    with pytest.raises(AnnotationError, match=r"a\.json: cannot be read: Input/output error"):
+        untouched(found)
 
 
 def test_what_a_person_saved_waits_no_longer_even_unchanged(folder: Path) -> None:
