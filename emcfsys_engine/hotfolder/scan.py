@@ -254,6 +254,7 @@ class Scanner:
         self.settling: dict[str, FoundFile] = {}
         self.offline = False
         self.left_out: set[str] = set()  # kinds of pictures that were met and nobody reads
+        self.unseen: dict[str, str] = {}  # below the root, of the last scan, and why
         self.side_cars: set[str] = set()  # text files that may say the scale of an image
         self.scan_s = 0.0
         self._clock = clock
@@ -264,7 +265,7 @@ class Scanner:
         """Look at the whole folder; a root that is gone means offline, never "all deleted"."""
         started = self._clock()
         found: set[str] = set()
-        self.offline = False
+        self.offline, self.unseen = False, {}
         try:
             with os.scandir(self.rules.root) as root:
                 for path, status in self._walk(root, ""):
@@ -456,8 +457,9 @@ class Scanner:
                         yield from self._walk(inner, f"{path}/")
                 elif self._is_wanted(path) and item.is_file() and not self._is_link_to_output(item):
                     yield path, item.stat()
-            except OSError:
-                continue  # it vanished, or may not be entered: the next scan looks again
+            except OSError as error:  # the next scan looks again
+                if not isinstance(error, FileNotFoundError):  # else it vanished
+                    self.unseen[path] = error.strerror or str(error)
 
     def _is_folder_wanted(self, path: str, full: str) -> bool:
         name = path.rpartition("/")[2]

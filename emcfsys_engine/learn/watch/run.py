@@ -223,9 +223,8 @@ class _Watch:
 
     def _is_all_done(self) -> bool:
         """Tell whether a watch that is to end has nothing left that may become ready."""
-        if not self.request.once or self.scanner.offline or self.is_blocked:
-            return False
-        return not self.scanner.is_settling()
+        is_away = self.scanner.offline or self.is_blocked
+        return self.request.once and not is_away and not self.scanner.is_settling()
 
     def _warn(self, what: str) -> None:
         self.worker.emit_when_possible(WarningGiven(message=what))
@@ -235,8 +234,9 @@ class _Watch:
             files = how_many(len(left), "file still settles, or is", "files still settle, or are")
             self._warn(f"{files} too small to be an image: {few(left, 5)}")
         word, counts = "stopped" if reason == "stop" else reason, self.counts
+        is_part = counts.failed or self.scanner.unseen
         code = emit_ending(self.worker.emit, word, done=counts.done, failed=counts.failed)
-        return 1 if code == 0 and self.request.once and self.counts.failed else code
+        return 1 if code == 0 and self.request.once and is_part else code
 
     def _interval_s(self) -> float:
         return self.scanner.interval_s(self.project.hotfolder.poll_s or _SCAN_EVERY_S[self.backend])
@@ -244,9 +244,10 @@ class _Watch:
     def _scan(self) -> None:
         has_events = self.backend == "events" and self.waker.ensure_watching()
         self.scanner.scan()
-        if new := sorted(self.scanner.left_out - self.told_of):
-            self.told_of.update(new)
-            self._warn(f"{self.root}: kinds that are not read, left out: {', '.join(new)}")
+        if kinds := ", ".join(sorted(self.scanner.left_out)):
+            self._tell_once(f"{self.root}: kinds that are not read, left out: {kinds}")
+        for place, why in sorted(self.scanner.unseen.items()):
+            self._tell_once(f"{self.root / place}: cannot be looked into, and waits: {why}")
         state = "offline" if self.scanner.offline else "watching" if has_events else "polling"
         why = self.waker.fault if self.waker.fault and not has_events else self.why
         if state != self.state and not self.is_blocked:

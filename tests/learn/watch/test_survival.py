@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,7 +27,7 @@ from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.recipe import lock_recipe
 from emcfsys_engine.hotfolder.review import overview, read_verdicts, say_word, verify_journal
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import ImageDone
+from emcfsys_engine.run.events import ImageDone, WarningGiven
 from emcfsys_engine.run.folder import Run
 from tests.hotfolder.test_journal import acts_in
 from tests.images.test_bad_files import FUZZED
@@ -92,12 +92,12 @@ def wait_for(
         child.join(0.02)
 
 
-def finish(hot: Hot, *, is_plain: bool = False) -> Run:
+def finish(hot: Hot, *, is_plain: bool = False, codes: Sequence[int] = (0, 1)) -> Run:
     """Watch once, to the end; `is_plain`: without the privileges of root."""
     run = hot.new_run(once=True)
     with forked(run, is_plain=is_plain) as child:
         child.join(300)
-        assert child.exitcode is not None, run.log_file.read_text()
+        assert child.exitcode in codes, run.log_file.read_text()
     return run
 
 
@@ -329,6 +329,20 @@ def test_an_image_that_may_not_be_read_is_named_and_the_others_go_on(hot: Hot) -
     entries = {entry.path: entry for entry in read_ledger(hot.output)}
     assert entries["locked.png"].state == "failed"
     assert "ermission" in entries["locked.png"].reason
+
+
+def test_a_folder_that_may_not_be_entered_is_told_and_once_is_not_all_done(hot: Hot) -> None:
+    """Its images were passed over without a word, with exit code 0: a night's table was a part."""
+    closed = hot.image("closed/a.png").parent
+    hot.image("open.png")
+    closed.chmod(0)
+    run = finish(hot, is_plain=True, codes=(1,))
+    assert hot.masks() == ["open.png"], run.log_file.read_text()
+    told = [event.message for event in run.events() if isinstance(event, WarningGiven)]
+    assert told == [f"{closed}: cannot be looked into, and waits: Permission denied"]
+    closed.chmod(0o700)
+    finish(hot)
+    assert hot.masks() == ["closed/a.png", "open.png"]
 
 
 def test_the_output_may_lie_inside_the_watched_folder(tmp_path: Path, model_file: Path) -> None:
