@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.errors import OutputError
 from emcfsys_engine.hotfolder import journal
 from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.judged import Judged, read_judged, write_judged, write_words
@@ -30,20 +29,18 @@ def take_from_journal(connection: sqlite3.Connection, output: Path) -> int:
     """Keep the last word of each image until the ledger knows it again; return how many.
 
     What is no sound line is passed over: a word is a help here, no proof.
+    Raises: OutputError where the journal cannot be read: without it no word would come back.
     """
     words: dict[str, Act] = {}
-    try:
-        for line in journal.lines_of(output):
-            try:
-                act: Act = any_names.decode(line, Act)
-            except msgspec.MsgspecError:
-                continue
-            if act.act in _WORDS:
-                words[act.image] = act
-            elif act.act in _ENDS_A_WORD and not _is_of_same(act, words.get(act.image)):
-                words.pop(act.image, None)
-    except OutputError:
-        return 0
+    for line in journal.lines_of(output):
+        try:
+            act: Act = any_names.decode(line, Act)
+        except msgspec.MsgspecError:
+            continue
+        if act.act in _WORDS:
+            words[act.image] = act
+        elif act.act in _ENDS_A_WORD and not _is_of_same(act, words.get(act.image)):
+            words.pop(act.image, None)
     with connection:
         connection.executemany(
             "INSERT OR REPLACE INTO kept_words VALUES (?, ?)",

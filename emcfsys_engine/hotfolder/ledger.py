@@ -125,9 +125,9 @@ class Ledger:
     def _opened(self) -> sqlite3.Connection:
         """Open the file; a damaged one is put aside, as masks that are there are known anyway.
 
-        Words of people come back from the journal, also where the file was removed.
+        Words of people come back from the journal, also where the file was removed: as long as no
+        image is known, for a start may have been killed before it had them.
         """
-        is_new = not self.file.exists()
         try:
             connection = connect(self.file)
             with explained(self.file):
@@ -141,7 +141,8 @@ class Ledger:
             aside = _put_aside(self.file)
             connection = connect(self.file)
             self.told = f"{error} It is kept as {aside.name}: masks that are there are adopted. "
-            is_new = True
+        with explained(self.file):
+            is_new = connection.execute("SELECT 1 FROM seen LIMIT 1").fetchone() is None
         if is_new and (words := kept_words.take_from_journal(connection, self.output)):
             self.told += f"{words} words of people are taken from the journal."
         self.told = self.told.strip()

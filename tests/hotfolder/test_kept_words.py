@@ -1,12 +1,16 @@
 """A ledger that is damaged or removed loses no word of a person: the journal has them."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
 
+from emcfsys_engine.errors import OutputError
+from emcfsys_engine.hotfolder import journal
 from emcfsys_engine.hotfolder.journal import act_of
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import number_unmeasured, read_verdicts, say_word
@@ -65,6 +69,27 @@ def test_words_come_back_with_images_and_masks_that_are_the_same_and_with_no_oth
     record(ledger, predicted("f.tif", 0.1))  # predicted anew: a word comes back once
     _, (one,) = read_verdicts(tmp_path, (), ["f.tif"])
     assert one.word == ""
+    ledger.close()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_words_come_back_also_where_the_journal_could_not_be_read_or_a_kill_came_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    ledger = watched(tmp_path)
+    say_word(tmp_path, ["r.tif"], "rejected", "drifted")
+
+    def failing(output: Path) -> NoReturn:
+        if is_killed:
+            raise KeyboardInterrupt
+        raise OutputError(output, "cannot be read: Input/output error", errno=errno.EIO)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "lines_of", failing)
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            remove(ledger)
+    ledger = Ledger(tmp_path, owner="z")
+    assert "1 words of people are taken from the journal" in ledger.told
     ledger.close()
 
 
