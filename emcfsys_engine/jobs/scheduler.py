@@ -114,16 +114,6 @@ _SCARCE_S = 2.0  # between looks at GPUs and memory that others may have freed
 _NUM_EXPLAINED = 10
 
 
-def _why_away(run: Run) -> str:
-    """Say why a run cannot be started now although it is there; empty when it can be tried."""
-    try:
-        away = run.is_away()
-        end_of_events(run.events_file)
-    except OSError as error:
-        return f"waits for {run.folder}: {error.strerror}"
-    return f"waits for {run.folder}: its disk may be away" if away else ""
-
-
 class Dispatch:
     """Starts waiting jobs in order, as far as the machine allows."""
 
@@ -183,7 +173,7 @@ class Dispatch:
 
     def _start(self, placement: Placement) -> None:
         run, token = Run(Path(placement.job.run)), secrets.token_hex(8)
-        if why := _why_away(run):
+        if why := run.why_away():
             transitions.explain(self.store, placement.job, why)
             self._not_before[placement.job.id] = time.monotonic() + _AWAY_S
             self.look_in(_AWAY_S)

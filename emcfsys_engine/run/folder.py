@@ -29,6 +29,7 @@ from emcfsys_engine.run.events import (
     RunRefused,
     RunResumed,
     RunStarted,
+    end_of_events,
     read_events,
     reversed_events,
 )
@@ -230,6 +231,15 @@ class Run:
             return not os.listdir(self.folder.parent)
         except (FileNotFoundError, NotADirectoryError):
             return True
+
+    def why_away(self) -> str:
+        """Say why a job of the run must wait now; empty where its folder is there, or is gone."""
+        try:
+            away = self.is_away()
+            end_of_events(self.events_file)
+        except OSError as error:
+            return f"waits for {self.folder}: {error.strerror}"
+        return f"waits for {self.folder}: its disk may be away" if away else ""
 
     def discard(self) -> None:
         """Remove a run that was never started.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, RunFolderError, SlurmError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import is_away, is_full, write_whole
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.slurm import client as commands
@@ -172,11 +172,10 @@ class SlurmExecutor:
         if job.slurm is None or needs is None:
             return
         token = secrets.token_hex(8)
-        try:
-            offset = end_of_events(run.events_file)
-        except OSError as error:
-            moves.explain(self.store, job, f"waits for {run.folder}: {error.strerror}")
+        if why := run.why_away():
+            moves.explain(self.store, job, why)
             return
+        offset = end_of_events(run.events_file)
         if not moves.begin(self.store, job, token=token, events_offset=offset):
             return  # cancelled in this moment
         job = self.store.job(job.id)
@@ -190,7 +189,11 @@ class SlurmExecutor:
             options = options_of(job, job.slurm, needs, self._tasks(job, needs, environment))
             number = commands.submit(job.slurm.cluster, options, script, environment, job.umask)
         except RunFolderError as error:
-            self._refuse(job, str(error))
+            cause = error.__context__
+            if is_away(error) or (cause is not None and is_full(cause)):
+                self._wait_for_disk(job, str(error))
+            else:
+                self._refuse(job, str(error))
         except SlurmError as error:
             self._not_taken(job, error)
         else:
@@ -218,6 +221,10 @@ class SlurmExecutor:
             what = f"cannot be written: {error.strerror}"
             raise RunFolderError(job.run, what, "Check its disk") from None
         return commands.submit(job.slurm.cluster, options, script, environment, job.umask)
+
+    def _wait_for_disk(self, job: Job, reason: str) -> None:
+        failures = job.failures
+        moves.take_back(self.store, job, reason=reason, wait_s=_RETRY_S, failures=failures)
 
     def _not_taken(self, job: Job, error: SlurmError) -> None:
         if not error.may_pass:

@@ -70,9 +70,14 @@ class Follower:
             one = seen.get(job.slurm_name) or told.get(job.slurm_name)
             current = self._confirmed(job, one)
             try:
-                if one is None:
+                is_over = one is None or phase_of(one) == "ended"
+                may_wait = is_over and current.ask != "cancel"
+                why = Run(Path(job.run)).why_away() if may_wait else ""
+                if why:
+                    moves.explain(self.store, current, why)
+                elif one is None:
                     self._forgotten(current)
-                elif phase_of(one) == "ended":
+                elif is_over:
                     self._ended(current, one)
                 else:
                     self._alive(cluster, current, one, seen.get(job.tasks_name))

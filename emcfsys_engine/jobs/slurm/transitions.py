@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from emcfsys_engine import any_names
 from emcfsys_engine.jobs.job import Job, JobState
 from emcfsys_engine.jobs.slurm.client import SlurmJob
 from emcfsys_engine.jobs.slurm.requeue import may_start_again
@@ -20,7 +21,7 @@ from emcfsys_engine.jobs.transitions import (
     process_outcome,
     told_outcome,
 )
-from emcfsys_engine.launch.start import holder
+from emcfsys_engine.launch.start import Holder
 from emcfsys_engine.run.folder import ExitRecord, Run
 from emcfsys_engine.run.groups import forget_extension
 from emcfsys_engine.run.lines import log_tail
@@ -47,8 +48,8 @@ def has_word(run: Run, job: Job) -> bool:
 
 
 def has_begun(run: Run, job: Job) -> bool:
-    """Tell whether a keeper of the newest submission ever had the run."""
-    held_by = holder(run)
+    """Tell whether a keeper of the newest submission ever had the run. Raises: OSError."""
+    held_by: Holder | None = any_names.read(run.lock_file, Holder)
     return held_by is not None and held_by.token == job.token
 
 

@@ -63,3 +63,33 @@ def test_a_run_that_the_controller_forgot_is_still_told_by_its_folder(
     job = bench.await_state(job_id, "done", "failed", "lost", "interrupted")
     assert (job.state, job.reason) == ("done", "steps")
     assert bench.starts(run) == 1
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_a_run_that_ended_is_waited_for_while_its_disk_is_away_here(
+    bench: SlurmBench, slurm: Slurm, is_forgotten: bool
+) -> None:
+    """A mount that came late after a reboot: finished jobs failed, or were submitted again."""
+    run = bench.run(seconds=0.0)
+    (run.folder / "hold").touch()
+    job_id = bench.submit(run)
+    bench.await_start(run)
+    bench.await_state(job_id, "running")
+    bench.kill_daemon()
+    (run.folder / "hold").unlink()
+    wait_for(run.exit_record, seconds=PATIENCE_S)
+    wait_for(lambda: not slurm.ask("squeue", "-h"), seconds=PATIENCE_S)
+    if is_forgotten:
+        slurm.kill_controller()
+        slurm.start_controller("-c")
+    here, aside = run.folder.parent, run.folder.parent.with_name("disk")
+    here.rename(aside)
+    here.mkdir()  # an empty mount point
+    bench.start()
+    job = bench.await_reason(job_id, "its disk may be away")
+    assert job.state == "running"
+    here.rmdir()
+    aside.rename(here)
+    job = bench.await_state(job_id, "done", "failed", "lost", "interrupted")
+    assert (job.state, job.reason) == ("done", "steps")
+    assert bench.starts(run) == 1
