@@ -33,6 +33,17 @@ class EmcfError(Exception):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Come to another process as it is, whatever it was made of."""
+        return _as_it_was, (type(self), self.args, vars(self))
+
+
+def _as_it_was(kind: type[EmcfError], args: tuple[object, ...], state: dict[str, object]) -> object:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error
+
 
 class InputError(EmcfError):
     """The user's input cannot be used: which file or value, what is wrong, what to do."""

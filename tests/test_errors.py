@@ -1,5 +1,8 @@
 """Errors are one line, and no text from outside steers a terminal."""
 
+import pickle
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +10,12 @@ from hypothesis import strategies as st
 from emcfsys_engine.errors import (
     DataFaults,
     EmcfError,
+    ImageError,
     InputError,
+    OutputError,
     ProjectError,
+    RunFailedError,
+    WatchedError,
     printable,
     why_no_import,
 )
@@ -52,3 +59,17 @@ def test_a_library_that_is_missing_is_named() -> None:
     with pytest.raises(ModuleNotFoundError) as missing:
         import no_such_library  # type: ignore[import-not-found] # noqa: F401
     assert "no_such_library" in why_no_import(missing.value)
+
+
+def test_an_error_comes_to_another_process_as_it_is() -> None:
+    """A pool took its process for dead, and said that memory may be short."""
+    faults = [
+        ImageError(Path("a.tif"), "is damaged", "Copy it again"),
+        ProjectError("project.toml", "classes", "is empty", "Name one"),
+        OutputError(Path("out"), "cannot be written", "Free some space", errno=28),
+        WatchedError(Path("out"), "is watched", "Stop that watch", run="run-0001"),
+    ]
+    for fault in (*faults, DataFaults(faults), RunFailedError("no step was done")):
+        there = pickle.loads(pickle.dumps(fault))
+        assert (type(there), str(there)) == (type(fault), str(fault))
+        assert vars(there).keys() == vars(fault).keys()

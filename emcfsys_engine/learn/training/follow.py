@@ -3,6 +3,7 @@
 Nothing that is wrong with a file ends the training: it is named once, and goes on without it.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -138,7 +139,12 @@ class Follower:
         seen = folders_stamp(self.project)
         if seen == self._seen or setup.plan.deal is None or self._is_renumbered(setup):
             return None
-        now = labelled_now(self.project, setup.plan.deal)
+        try:
+            now = labelled_now(self.project, setup.plan.deal)
+        except OSError as error:  # a folder's disk fails: what is in memory goes on
+            place = os.fsdecode(error.filename or self.project.folder)
+            self._say_once(setup, f"{place}: {error.strerror}: no label joins for now")
+            return None
         if faults := disagreeing(now.faults):
             self._say_once(setup, f"No label joins: {faults[0]}")
             self._seen = seen

@@ -1,6 +1,8 @@
 """A training that follows the labels, walked as a person does who draws while it runs."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import psutil
@@ -16,6 +20,7 @@ from PIL import Image
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.training import follow
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.follow import Follower
 from emcfsys_engine.learn.training.setup import TrainingSetup
@@ -312,3 +317,21 @@ def test_no_label_joins_whose_white_would_make_all_others_unlabelled(project_fol
     walk.joins(train=("train2",), num_train=2)
     walk.process.send_signal(signal.SIGINT)
     assert walk.process.wait(PATIENCE_S) == 0
+
+
+def test_a_folder_that_cannot_be_listed_for_a_while_ends_no_training(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = Follower(load_project(project_folder), lambda plan, train: pytest.fail("no plan"))
+    told: list[Any] = []
+    setup: Any = SimpleNamespace(plan=SimpleNamespace(deal=object()), emit=told.append)
+
+    def failing(project: object, deal: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(project_folder))
+
+    monkeypatch.setattr(follow, "labelled_now", failing)
+    for step in (1, 2):
+        assert follower(setup, step, lambda train: {}) is None
+    assert [str(event.message) for event in told] == [
+        f"{project_folder}: Input/output error: no label joins for now"
+    ]
