@@ -98,6 +98,7 @@ class Stages(Generic[Job]):
             companions=companions_of(request),
             vectors=request.vectors,
             scale_of=lambda image: scale_of(image, predictor.card, request.rescale, emit),
+            settings=request,
             asked=asked,
             tell=lambda words: emit(WarningGiven(message=words)),
         )
@@ -293,12 +294,12 @@ class PredictedImages:
 
     def _makers(self) -> MakersOf:
         also = (read_card(Path(file)) for file in self._request.also)
-        return MakersOf(self.book, maker_of([self._card, *also]), self._card.classes)
+        return MakersOf(self.book, maker_of([self._card, *also], self._request), self._card.classes)
 
     def _alike(self) -> list[tuple[ImageRef, Path]]:
         """Return images with their masks, but for those whose values mean another model's classes.
 
-        It is said which masks are of other models.
+        It is said which masks are of other models, or settings.
         """
         makers = self._makers()
         here = [ref for ref in self._refs if ref not in self.outdated]
@@ -309,7 +310,7 @@ class PredictedImages:
         told = sorted(left_out.union(others))
         if told:
             masks = how_many(len(told), "mask that was there is", "masks that were there are")
-            words = f"{masks} of other models{in_brackets(told)}"
+            words = f"{masks} of other models or settings{in_brackets(told)}"
             into = [COCO_NAME] * ("coco" in self._request.vectors)
             into += [JSON_NAME] * self._request.rank_uncertain
             if left_out and into:

@@ -38,6 +38,8 @@ from emcfsys_engine.learn.inference.picture import AS_IT_IS, Part, Picture, Scal
 from emcfsys_engine.learn.inference.pipeline import Arrived, Behind, Computed, Failure
 from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Predictor
 from emcfsys_engine.model_card import SAME_PIXEL, ModelCard
+from emcfsys_engine.project_tables import Inference
+from emcfsys_engine.run.records import PredictRequest
 
 Job = TypeVar("Job")
 _AHEAD, _MOST_AHEAD = 3, 64  # images read before their turn
@@ -100,6 +102,7 @@ class ImageJobs:
         companions: Companions,
         vectors: Sequence[LabelFormat] = (),
         scale_of: Callable[[OpenImage], Scale] | None = None,
+        settings: PredictRequest | Inference,
         asked: Callable[[], str | None],
         keeps_masks: bool = False,
         tell: Callable[[str], None] = lambda words: None,
@@ -108,6 +111,7 @@ class ImageJobs:
         self._book = book
         self._companions = companions
         self._scale_of = scale_of or self._own_scale
+        self._maker = maker_of(predictor.cards, settings)
         self._asked = asked
         self._wanted = WantedMaps(
             probabilities=companions.probabilities, uncertainty=companions.uncertainty
@@ -338,7 +342,7 @@ class ImageJobs:
             origin=MadeFrom(
                 image=resolved(order.ref.path),
                 content=work.content,
-                maker=maker_of(self._predictor.cards),
+                maker=self._maker,
             ),
             corner_px=(0, 0) if region is None else (region.top, region.left),
         )

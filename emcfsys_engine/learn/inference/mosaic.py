@@ -183,7 +183,7 @@ def joined(
         return ImageFailed(image=image, reason=f"{image}: {what}: {'; '.join(whys[:1])}")
     cards = [read_card(Path(file)) for file in (request.model, *request.also)]
     try:
-        _put_into_place(mosaic, folder, book, cards)
+        _put_into_place(mosaic, folder, book, cards, request)
     except OutputError as error:
         if is_full(error):
             raise
@@ -192,19 +192,29 @@ def joined(
 
 
 def _put_into_place(
-    mosaic: Mosaic, folder: Path, book: OutputBook, cards: Sequence[ModelCard]
+    mosaic: Mosaic,
+    folder: Path,
+    book: OutputBook,
+    cards: Sequence[ModelCard],
+    request: PredictRequest,
 ) -> None:
     place, mask = folder_of(mosaic, folder), Path(mosaic.mask)
     if place.is_dir():  # else it was put there, and the end came before that was told
         try:
-            _complete(mosaic, folder, book, cards)
+            _complete(mosaic, folder, book, cards, request)
         except OSError as error:
             raise _unwritten(mask, error) from None
     for leftover in _plane_folders(mosaic, folder):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _complete(mosaic: Mosaic, folder: Path, book: OutputBook, cards: Sequence[ModelCard]) -> None:
+def _complete(
+    mosaic: Mosaic,
+    folder: Path,
+    book: OutputBook,
+    cards: Sequence[ModelCard],
+    request: PredictRequest,
+) -> None:
     place, mask = folder_of(mosaic, folder), Path(mosaic.mask)
     if cards[0].instances:
         _find_objects(mosaic, folder, cards[0])
@@ -214,7 +224,7 @@ def _complete(mosaic: Mosaic, folder: Path, book: OutputBook, cards: Sequence[Mo
     image = resolved(Path(mosaic.image))
     if identity_of(mask.parent) == identity_of(image.parent):
         raise among_originals(mask)
-    origin = MadeFrom(image=image, content=mosaic.content, maker=maker_of(cards))
+    origin = MadeFrom(image=image, content=mosaic.content, maker=maker_of(cards, request))
     commit([(place, mask)], book, origin)
 
 

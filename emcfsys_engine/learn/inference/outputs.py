@@ -40,6 +40,8 @@ from emcfsys_engine.images.writers import (
 from emcfsys_engine.learn.inference.bands import Band, OpenImage
 from emcfsys_engine.learn.inference.object_rows import ObjectRows, outlines
 from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.project_tables import Inference
+from emcfsys_engine.run.records import PredictRequest
 
 _BESIDE_LINES = 0.2  # opacity of classes where objects have outlines, which are to be seen
 
@@ -335,12 +337,19 @@ class OutputSet:
             print(f"{self.mask_file.parent}: {error.strerror}", flush=True)
 
 
-def maker_of(cards: Sequence[ModelCard]) -> Maker:
-    """Return what is noted of the model that makes masks, or of the models of an ensemble."""
+def maker_of(cards: Sequence[ModelCard], asked: PredictRequest | Inference) -> Maker:
+    """Return what is noted of who makes masks: a model, or an ensemble, and how, if not as usual.
+
+    Other settings make other masks; the usual ones are not named, as older versions did not.
+    """
     names = [f"{one.run} step {one.step} {one.weights_digest[:12]}".strip() for one in cards]
-    card = cards[0]
+    card, usual = cards[0], Inference()
+    rescaled = getattr(asked, "rescale", False) and not card.rescales
+    settings = [f"overlap {asked.overlap:g}"] if asked.overlap != usual.overlap else []
+    settings += [f"tiles of {asked.tile_px} px"] if asked.tile_px else []
+    settings += ["four flips"] * asked.tta + ["rescaled"] * rescaled
     return Maker(
-        model=" with ".join(names),
+        model=", ".join((" with ".join(names), *settings)),
         classes=dict(zip(card.classes, card.class_values, strict=True)),
     )
 

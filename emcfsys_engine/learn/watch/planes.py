@@ -103,6 +103,7 @@ class Here:
             book,
             companions=companions_of(self._project),
             vectors=("labelme",) if settings.labelme else (),
+            settings=self._project.inference,
             asked=self._asked,
             keeps_masks=settings.measure or self._counts_objects,
             tell=self._tell,

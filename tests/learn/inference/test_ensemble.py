@@ -129,9 +129,9 @@ def test_masks_of_an_ensemble_are_told_from_those_of_its_first_model(
         engine_here("predict", folds[0], images, "--out", out, *more)
     runs = [Run(folder) for folder in sorted((out / ".emcfsys").glob("run-*"))]
     told = [warnings_of(run) for run in runs]
-    assert "of other models" not in told[0]
-    assert "1 mask that was there is of other models (a.png)" in told[1]
-    assert "1 mask that was there is of other models (b.png)" in told[2]
+    assert "of other models or settings" not in told[0]
+    assert "1 mask that was there is of other models or settings (a.png)" in told[1]
+    assert "1 mask that was there is of other models or settings (b.png)" in told[2]
 
 
 @pytest.mark.long
@@ -167,3 +167,18 @@ def test_the_folds_of_a_training_predict_as_one(
         assert np.array_equal(np.asarray(mask), Predictor.of(folds)(pixels))
     with pytest.raises(RunFolderError, match="is no run and no group of runs"):
         engine_here("predict", f"{group}x", tmp_path / "a.png", "--out", out)
+
+
+@pytest.mark.parametrize(
+    "other", [("--tta",), ("--rescale",), ("--overlap", "0.5"), ("--tile-px", "64")]
+)
+def test_masks_that_were_there_are_told_where_other_settings_are_asked_for(
+    folds: list[Path], tmp_path: Path, engine_here: Callable[..., str], other: tuple[str, ...]
+) -> None:
+    image, out = tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(image)
+    for more in ((), (), other, ("--force", *other), other):
+        engine_here("predict", folds[0], image, "--out", out, *more)
+    runs = [Run(folder) for folder in sorted((out / ".emcfsys").glob("run-*"))]
+    told = ["of other models or settings (a.png)" in warnings_of(run) for run in runs]
+    assert told == [False, False, True, False, False]

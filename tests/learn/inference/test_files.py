@@ -283,7 +283,7 @@ def test_a_file_over_several_runs_names_no_mask_by_the_classes_of_another_model(
     other = _second_model(tmp_path)
     files, names, said = of(other)
     assert (files, names) == (["b.png"], {"resin", "crack"})
-    assert "1 mask that was there is of other models (a.png)" in said
+    assert "1 mask that was there is of other models or settings (a.png)" in said
     assert "left out of annotations.json and ranking.json. Use --force" in said
     files, names, said = of(other, force=True)
     assert (files, names, said) == (["a.png", "b.png"], {"resin", "crack"}, "")
@@ -430,7 +430,7 @@ def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
         said = predict(vectors=("coco",))[1]
         document = json.loads((tmp_path / "out" / "annotations.json").read_text())
         assert sorted(one["file_name"] for one in document["images"]) == images
-        assert ("of other models" in str(said)) == (len(images) == 1)
+        assert ("of other models or settings" in str(said)) == (len(images) == 1)
         shutil.rmtree(run.folder)
 
 
