@@ -51,7 +51,12 @@ _OPTIONS: tuple[Option, ...] = (
     ),
     click.option("--label", "labels", multiple=True, metavar="NAME=CLASS", help="Rename a label."),
     click.option("--tolerance", type=click.FloatRange(0, 2), help="Pixels an outline may stray."),
-    click.option("--smallest", type=click.IntRange(min=0), default=0, help="Leave out below px²."),
+    click.option(
+        "--smallest",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Leave out below px²; of outlines.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace files that are there."),
     shards_option("files"),
 )

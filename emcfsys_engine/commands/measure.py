@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from emcfsys_engine import any_names
 from emcfsys_engine.commands.foreground import run_in_foreground
@@ -132,6 +133,7 @@ def measure(
     Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
     """
     if summary:
+        _refuse_what_tables_have_not()
         _say_summary(Path(masks), as_json=as_json)
         return
     out = _needed(out)
@@ -152,6 +154,16 @@ def measure(
         if found.num_masks:
             say(str(out.absolute()))
     raise SystemExit(1 if found.failed else 0)
+
+
+def _refuse_what_tables_have_not() -> None:
+    """Refuse options of a measurement beside --summary: its tables are as they were measured."""
+    context = click.get_current_context()
+    names = {one.name: one.opts[0] for one in context.command.params}
+    for name in context.params.keys() - {"masks", "summary", "as_json"}:
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            what = "says how to measure, and --summary tells what was measured"
+            raise click.UsageError(f"{names[name]} {what}: measure anew with it")
 
 
 def make_measurement(masks: str, out: Path | None, shards: str | None, **options: Any) -> Run:
@@ -281,6 +293,9 @@ def _standard_of(name: "Standard | None", options: dict[str, Any]) -> "StandardS
         for key in ("lines", "points", "relative_error", "seed")
         if (value := options.pop(key)) is not None
     }
+    for key, of in (("lines", "e112"), ("points", "e562"), ("relative_error", "iso13322")):
+        if name not in (None, of) and key in given:
+            raise click.UsageError(f"--{key.replace('_', '-')} is of {of}, not of {name}")
     if name is not None:
         return StandardSettings(standard=name, **given)
     if given:

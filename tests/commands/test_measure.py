@@ -67,3 +67,29 @@ def test_no_folder_for_tables_or_no_tasks_are_refused(masks: Path) -> None:
     asked = CliRunner().invoke(submit, words)
     assert isinstance(asked.exception, InputError)
     assert "computes on processors" in str(asked.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--summary", "--exclude-border"), "--exclude-border says how to measure"),
+        (("--summary", "--min-px", "50"), "--min-px says how to measure"),
+        (("--out", "x", "--standard", "e562", "--lines", "500"), "--lines is of e112, not of e562"),
+        (
+            ("--out", "x", "--standard", "e112", "--points", "500"),
+            "--points is of e562, not of e112",
+        ),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    masks: Path, words: tuple[str, ...], told: str
+) -> None:
+    said = CliRunner().invoke(measure, [str(masks), *words])
+    assert said.exit_code == 2 and told in said.output
+
+
+def test_what_is_not_split_or_drawn_as_asked_for_is_said(masks: Path) -> None:
+    asked = ("--numbered", "--split", "watershed", "--format", "parts", "--histogram", "area")
+    said = _say(masks, "out", *asked)
+    assert "--split watershed: where masks number their objects each number is one" in said.output
+    assert "--histogram area: tables in parts have that of the diameter" in said.output

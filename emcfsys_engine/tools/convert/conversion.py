@@ -121,6 +121,9 @@ def plan_labels(
     base, log = base or Path.cwd(), ConversionLog()
     if tolerance_px is not None and not 0 <= tolerance_px <= 2:
         raise InputError("--tolerance", f"{tolerance_px:g} px is outside 0 to 2", "Use 0.5")
+    if to == "masks" and smallest_px:
+        what = "leaves out outlines, and masks keep every pixel of their classes"
+        raise InputError("--smallest", what, "Leave it out, or convert to outlines")
     given = Given(
         source=source,
         base=base,

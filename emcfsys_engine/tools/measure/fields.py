@@ -468,6 +468,9 @@ def open_fields(
         )
     _refuse_class_folders(base / Path(masks).expanduser(), settings)
     labels = _labels_of(items, settings)
+    if settings.split != "none" and (labels.numbered or labels.table.ranges):
+        what = "where masks number their objects each number is one"
+        items.notes.append(f"--split {settings.split}: {what}, and nothing of it is split")
     pixel_of, unknown = _pixel_sizes(items, settings)
     unit: Unit = "px" if unknown else "nm"
     return Fields(

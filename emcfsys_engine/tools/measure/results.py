@@ -250,6 +250,9 @@ def finish_parts(
     found, counted = summary_and_sizes(out)
     drawn: list[Path] = []
     charts = distribution_charts(sizes_of_counts(counted))
+    if settings.histogram not in ("diameter", "none"):
+        told = f"--histogram {settings.histogram}: tables in parts have that of the diameter"
+        notes = (*notes, told)
     if charts and settings.histogram != "none":
         title = "Distribution of equivalent diameter"
         body = f"<h1>{title}</h1>{charts}"

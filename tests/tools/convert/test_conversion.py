@@ -13,7 +13,7 @@ from PIL import Image
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.dataset.objects import read_objects
 from emcfsys_engine.dataset.samples import list_samples, read_labels
-from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
 from tests.tools.made import project_at
 from tests.waiting import PATIENCE_S
@@ -188,3 +188,9 @@ def test_drawn_objects_are_the_same_ones_in_every_format(to: LabelFormat, tmp_pa
     film = np.array(Image.open(tmp_path / "back" / "a.png")) == 1
     assert film.sum() == 49  # 7 × 7, corners included
     assert not tifffile.imread(tmp_path / "back" / "a.instances.tif")[film].any()
+
+
+def test_masks_without_small_objects_are_refused_not_written_with_them(tmp_path: Path) -> None:
+    Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"--smallest leaves out outlines.*Leave it out"):
+        convert_labels(str(tmp_path), tmp_path / "out", to="masks", smallest_px=50)
