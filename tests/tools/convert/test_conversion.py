@@ -192,5 +192,5 @@ def test_drawn_objects_are_the_same_ones_in_every_format(to: LabelFormat, tmp_pa
 
 def test_masks_without_small_objects_are_refused_not_written_with_them(tmp_path: Path) -> None:
     Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"--smallest leaves out outlines.*Leave it out"):
+    with pytest.raises(InputError, match=r"--smallest: leaves out outlines.*Leave it out"):
         convert_labels(str(tmp_path), tmp_path / "out", to="masks", smallest_px=50)
