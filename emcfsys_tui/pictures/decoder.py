@@ -187,8 +187,8 @@ class Viewer:
             request.plane,
             repr(request.label),
             request.mask,
-            _stamp(request.path),
-            _stamp(request.mask),
+            *map(_stamp, (request.path, request.mask, request.project)),
+            *map(_stamp, _files_of(request.label)),
         )
         if key not in self._shown:
             self._shown[key] = self._decode(request)
@@ -336,6 +336,13 @@ def _stamp(path: str) -> tuple[int, int, int]:
     except OSError:
         return 0, 0, 0
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def _files_of(label: Any) -> list[str]:
+    """Return the files that labels are in, where JSON says a LabelRef: a person saves them anew."""
+    if not isinstance(label, dict):
+        return []
+    return [str(label.get("path", "")), *(str(mask) for _, mask in label.get("parts", ()))]
 
 
 def _labels(

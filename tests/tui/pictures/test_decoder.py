@@ -50,6 +50,20 @@ def test_a_masks_classes_and_their_rims_lie_over_it(image: Path) -> None:
     assert np.all(ids[rims == 1] == 1)
 
 
+def test_labels_and_names_are_those_of_the_files_as_they_are_now(image: Path) -> None:
+    """A picture is kept for zooming; whoever saves its labels or project.toml sees that."""
+    project, mask = image.with_name("project.toml"), image.with_name("mask.png")
+    text = '[project]\nname = "p"\n[classes]\nx = 0\ny = 1\n[[data]]\nimages = "."\nmasks = "."'
+    project.write_text(text)
+    label = {"path": str(mask), "kind": "mask"}
+    viewer, asked = Viewer(), request(image, project=str(project), label=label)
+    assert set(viewer.answer(asked).ids) == {0, 1}
+    Image.fromarray(np.ones((40, 80), np.uint8)).save(mask)
+    assert set(viewer.answer(asked).ids) == {1}
+    project.write_text(text.replace("y = 1", "renamed = 1"))
+    assert dict(viewer.answer(asked).answer.classes) == {0: "x", 1: "renamed"}
+
+
 def test_what_is_no_image_is_one_line_and_the_child_goes_on(image: Path, tmp_path: Path) -> None:
     (tmp_path / "no.png").write_bytes(b"no")
     asked = [request(tmp_path / "no.png"), request(image)]
