@@ -258,7 +258,7 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inference(msgspec.Struct, frozen=True, kw_only=True):
-    """[inference]: how whole images are cut into tiles and blended."""
+    """[inference]: how the hot folder cuts images into tiles and blends them."""
 
     overlap: Annotated[
         float, Meta(ge=0, le=0.75), says("Of neighbouring tiles.", unit="share of a tile's side")

@@ -21,7 +21,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import plain_bytes
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.project_tables import Compute
+from emcfsys_engine.project_tables import Compute, Inference
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
 from emcfsys_engine.text import how_many
@@ -181,6 +181,8 @@ def evaluate(
             "note: every fold trained on what the others validate on: a fair test is --split test"
         )
         say_lines(words, err=True)
+    if project is not None:
+        _tell_other_settings(load_project(project).inference, options["tta"], options["overlap"])
     if options["shards"] is None and dry_run:
         raise InputError("--dry-run", "is for tasks that share images out", "Add --shards auto")
     if options["shards"] is None:
@@ -206,6 +208,14 @@ def evaluate(
         request = _request_of(model, project, also=also, split=split, **options)
         title = f"{first.name} of {first.absolute().parent.name}: {how_many(found.images, 'image')}"
         _write_page(report, title, request, found)
+
+
+def _tell_other_settings(own: Inference, tta: bool, overlap: float) -> None:
+    """Say where [inference], by which the hot folder predicts, is not what is scored."""
+    if (own.tta, own.overlap) != (tta, overlap):
+        words = f"its hot folder predicts with tta = {str(own.tta).lower()}, overlap = "
+        words += f"{own.overlap:g} ([inference]), and these scores are of --overlap {overlap:g}"
+        say_lines(f"note: {words}, {'with' if tta else 'without'} --tta", err=True)
 
 
 def _write_page(report: Path, title: str, request: EvaluateRequest, found: "Evaluation") -> None:

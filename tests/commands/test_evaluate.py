@@ -41,6 +41,23 @@ def test_an_evaluation_computes_where_the_project_says_unless_asked(
     assert asked == [(2, 1), (1, 1), (2, 1), (0, 3)]
 
 
+def test_scores_of_other_settings_than_the_hot_folders_are_told(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object, **__: object) -> object:
+        raise InputError("here", "ends")
+
+    monkeypatch.setattr(evaluation, "evaluate_project", ends)
+    project = model.parents[2] / "project.toml"
+    said = CliRunner().invoke(evaluate, [str(model), str(project)])
+    assert "its hot folder" not in said.output
+    project.write_text(project.read_text() + "\n[inference]\ntta = true\n")
+    said = CliRunner().invoke(evaluate, [str(model), str(project)])
+    assert "its hot folder predicts with tta = true, overlap = 0.25" in said.output
+    said = CliRunner().invoke(evaluate, [str(model), str(project), "--tta"])
+    assert "its hot folder" not in said.output
+
+
 def test_a_model_that_is_not_there_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
