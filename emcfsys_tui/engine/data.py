@@ -416,7 +416,8 @@ def convert_labels(folder: Path, source: int, to: str) -> str:
         raise InputError(
             "convert", done.words or "failed", f"Try: emcfsys-engine {' '.join(arguments)}"
         )
-    return f"{printable(done.out.strip())} → {out.name}"
+    words = f"; {done.words}" if done.words else ""
+    return f"{printable(done.out.strip())} → {out.name}{words}"
 
 
 def _edit_source(folder: Path, source: int, change: Callable[[Any], None]) -> None:

@@ -25,7 +25,8 @@ def submit_prediction(folder: Path, source: int) -> str:
     done = run_command(words)
     if done.code != 0:
         raise InputError("predict", done.words or "failed", "See emcfsys-engine jobs")
-    return f"job {done.out.strip()}: predictions go to {out.relative_to(folder)}; o shows them"
+    told = f"predictions go to {out.relative_to(folder)}, what is there stays; o shows them"
+    return f"job {done.out.strip()}: {told}{done.notes}"
 
 
 def most_uncertain(folder: Path) -> list[str]:
@@ -80,6 +81,7 @@ def suggest(folder: Path, answer: str) -> str:
     number, waiting = len(found.suggestions), found.waiting
     return (
         f"{number} suggestions; {waiting} wait to be corrected and saved in Labelme: U shows them"
+        f"{done.notes}"
     )
 
 

@@ -34,6 +34,17 @@ class CommandEnd(msgspec.Struct, frozen=True, kw_only=True):
     out: str
     words: str  # what it said on stderr
 
+    @property
+    def told(self) -> str:
+        """Its answer, then what it said beside it: what counts otherwise, or was left out."""
+        return "\n\n".join(filter(None, (self.out.strip(), self.words.replace("; ", "\n"))))
+
+    @property
+    def notes(self) -> str:
+        """What a job that is queued said besides its run's folder, in brackets; or nothing."""
+        notes = [one for one in self.words.split("; ") if one.startswith(("note:", "warning:"))]
+        return f" ({'; '.join(notes)})" if notes else ""
+
 
 _GIVES_WAY = 5  # a third of what other processes get, where all cores are busy
 # Children that only look: they may be ended at any time, and are when the interface leaves.

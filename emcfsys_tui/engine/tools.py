@@ -83,13 +83,13 @@ def _job(folder: Path, values: Values, words: list[str]) -> Told:
     done = run_command(words)
     if done.code != 0:
         raise InputError(words[1], done.words.removeprefix("emcfsys-engine: ") or "failed")
-    return Told(f"job {done.out.strip()} is queued: 5 shows it")
+    return Told(f"job {done.out.strip()} is queued: 5 shows it{done.notes}")
 
 
 def _text(folder: Path, values: Values, words: list[str]) -> TextFound:
     done = run_command(words, is_look=True)
     # Doctor and clean end with 1 or 2 where they have something to say.
-    return TextFound(as_command(*words), done.out.rstrip() or done.words or "Nothing was said.")
+    return TextFound(as_command(*words), done.told or "Nothing was said.")
 
 
 def _predict_fields(folder: Path) -> tuple[FormField, ...]:
@@ -140,7 +140,7 @@ def _measured(folder: Path, values: Values, words: list[str]) -> TextFound:
     _needed(values, "masks", "out")
     done = run_command(words)
     out = Path(values["out"])
-    parts = [done.out.strip(), done.words if done.code else _images_table(out)]
+    parts = [done.told, "" if done.code else _images_table(out)]
     charts = () if done.code else size_charts(out)
     maps = size_maps(out) if not done.code and values.get("standard") == "e112" else ()
     text = "\n\n".join(part for part in parts if part)

@@ -216,3 +216,16 @@ async def test_a_window_looks_the_same_whichever_was_opened_before_it(
                 window.dismiss()
                 await pilot.pause()
     assert "/incoming" in seen[0]  # what stands in a field is seen
+
+
+def test_what_a_measurement_leaves_out_is_read_in_the_interface_too(demo: Path) -> None:
+    """The engine says it beside its answer: what nobody reads, nobody was told."""
+    masks, tool, project = demo / "m", _tool("m"), demo / "project.toml"
+    project.write_text(project.read_text().replace("pixel_nm = 8\n", ""))
+    masks.mkdir()
+    for number in range(2):
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(masks / f"{number}.png")
+    values = _values(tool, demo, masks=str(masks), out=str(demo / "numbers"))
+    found = tool.work(demo, values, tool.words(demo, values))
+    assert isinstance(found, TextFound)
+    assert "no file says its pixel size: all numbers are in px" in found.text
