@@ -85,7 +85,7 @@ def convert(
         found = _converted_here(source, out, request)
     else:
         found = _converted_in_shards(request, out)
-    for note in found.notes:
+    for note in found.notes if shards is None else ():  # a run told its own
         say(note, err=True)
     say_json(found) if as_json else say_lines(found.summary)
     raise SystemExit(1 if found.skipped else 0)

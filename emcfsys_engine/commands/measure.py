@@ -253,13 +253,11 @@ def _measured_in_shards(request: MeasureRequest, out: Path) -> "Measurement":
     found = result_of(run) if code in (0, 1) and run.outcome()[0] == "done" else None
     if found is None:
         raise SystemExit(code)
-    _say_notes(found)
-    return found
+    return found  # the run told its notes
 
 
 def _say_notes(found: "Measurement") -> None:
-    said = found.standard.notes if found.standard is not None else ()
-    for note in (*found.notes, *said):
+    for note in found.all_notes:
         say(note, err=True)
 
 

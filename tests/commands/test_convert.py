@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 from emcfsys_engine.commands.convert import convert
 from emcfsys_engine.commands.submit import submit
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.run.events import WarningGiven
+from emcfsys_engine.run.folder import Run
 from tests.shards.made import made_in
 from tests.tools.drawn_masks import blobs, save_mask
 
@@ -45,6 +47,10 @@ def test_shards_answer_as_one_process_does_and_again_say_what_is_there(masks: Pa
     assert made_in(masks.parent / "out") == made_in(masks.parent / "one")
     assert shared.stderr.count(f"{masks}/bad.png: ") == 1
     assert "4 files done, 1 failed" in shared.stderr
+    assert shared.stderr.count("no classes were given") == 1
+    told = Run(masks.parent / "out/.emcfsys/run-0001").events()  # all that a queue's log has
+    notes = [one.message for one in told if isinstance(one, WarningGiven)]
+    assert notes and all(note in alone.stderr for note in notes)
     again = _run(masks, "out", "--shards", "2%1", "--json")
     assert again.returncode == 1
     assert json.loads(again.stdout)["written"] == []

@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.commands.submit import submit
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.run.events import WarningGiven
+from emcfsys_engine.run.folder import Run
 from tests.tools.drawn_masks import blobs, save_mask
 
 
@@ -40,6 +42,10 @@ def test_shards_answer_as_one_process_does_and_given_again_say_that_all_is_done(
     assert (alone.returncode, shared.returncode) == (0, 0), shared.stderr
     assert shared.stdout.replace("/out", "/one") == alone.stdout
     assert "4 masks done" in shared.stderr
+    assert shared.stderr.count("no classes were given") == 1
+    told = Run(masks.parent / "out/.emcfsys/run-0001").events()  # all that a queue's log has
+    notes = {one.message for one in told if isinstance(one, WarningGiven)}
+    assert notes and notes == {line for line in alone.stderr.splitlines() if line}
     again = _run(masks, "out", "--shards", "2%1")
     assert (again.returncode, again.stdout) == (0, shared.stdout)
     assert "run-0001 measured all of it" in again.stderr

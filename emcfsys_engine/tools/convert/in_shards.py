@@ -22,7 +22,7 @@ from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.own_outputs import PartBook, take_in
-from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
+from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import ConvertRequest
 from emcfsys_engine.run.shards import Header, ShardItem
@@ -100,6 +100,8 @@ class ConvertWork(Work):
         became = ((self.to_convert(one.item), self._became(one, end)) for one in end.in_order())
         found = gathered(of_all, became, out, OutputBook(out))
         write_whole(self.run.result_file, any_names.encode(found, indent=2))
+        for note in found.notes:
+            end.emit(WarningGiven(message=note))
         return Tally(len(found.written), len(found.skipped))
 
     def to_convert(self, item: ShardItem) -> ToConvert:

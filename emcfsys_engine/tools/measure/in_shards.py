@@ -25,7 +25,7 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.reader import find_images
-from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
+from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Header, ShardItem
@@ -198,6 +198,8 @@ class MeasureWork(Work):
             found = gathering.finish()
         write_whole(self.run.folder / _TABLES, digest_of_tables(found).encode())
         write_whole(self.run.result_file, any_names.encode(found, indent=2))
+        for note in found.all_notes:
+            end.emit(WarningGiven(message=note))
         return Tally(found.num_masks, len(found.failed))
 
 

@@ -94,6 +94,11 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     standard: StandardReport | None = None
 
     @property
+    def all_notes(self) -> tuple[str, ...]:
+        """What is to be said of it, a standard's notes last."""
+        return (*self.notes, *(self.standard.notes if self.standard is not None else ()))
+
+    @property
     def text(self) -> str:
         """A table of the classes for a terminal."""
         length = max([5, *(len(one.name) for one in self.classes)])
