@@ -263,7 +263,7 @@ def _output(folder: Path, metadata: ExportMetadata) -> Any:
 
     return spec.OutputTensorDescr(
         id=spec.TensorId("probabilities"),
-        axes=_axes([_identifier(name) for name in metadata.class_names]),
+        axes=_axes(channel_names(metadata.class_names)),
         test_tensor=spec.FileDescr(source=folder / "test-output.npy"),
         postprocessing=[spec.SoftmaxDescr(kwargs=spec.SoftmaxKwargs(axis=spec.AxisId("channel")))],
     )
@@ -272,6 +272,12 @@ def _output(folder: Path, metadata: ExportMetadata) -> Any:
 def _title(name: str) -> str:
     """Return the model's name as the format wants it: of five characters at least."""
     return name if len(name) >= _SHORTEST_NAME else f"{name} segmentation"
+
+
+def channel_names(classes: Sequence[str]) -> list[str]:
+    """Return the classes' names as the format wants them; alike ones get their channel's number."""
+    names = [_identifier(name) for name in classes]
+    return [f"{n}_{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
 
 
 def _identifier(name: str) -> str:

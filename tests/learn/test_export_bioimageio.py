@@ -11,7 +11,11 @@ import torch
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.export import ExportMetadata, exported, quiet
-from emcfsys_engine.learn.export_bioimageio import export_bioimageio, normalised
+from emcfsys_engine.learn.export_bioimageio import (
+    channel_names,
+    export_bioimageio,
+    normalised,
+)
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import NetworkSpec
 from tests.learn.made import METADATA, network_of
@@ -85,3 +89,9 @@ def test_a_licence_that_does_not_exist_gives_one_line(tmp_path: Path) -> None:
             network_of("unet", "resnet10t"), tmp_path / "m.zip", wrong, with_onnx=False
         )
     assert "\n" not in str(caught.value)
+
+
+def test_no_two_channels_of_a_package_have_one_name() -> None:
+    assert channel_names(["matrix", "α", "β", "pore 1", "2nd"]) == [
+        *("matrix", "__1", "__2", "pore_1", "class_2nd")
+    ]
