@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emcfsys_engine.images.output_names import ENDS, Stems, inside, key_of_file, keys_of
+from emcfsys_engine.images.output_names import ENDS, Owner, Stems, inside, key_of_file, keys_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,19 +113,32 @@ class Origins:
         """
         return digest not in self._of_none.get(file, ())
 
-    def order_of(self, file: str) -> int:
-        """Return which of all lines is a file's newest, from 1; 0 where there is none."""
-        return self._order.get(file, 0)
+    def order_of(self, file: str, content: str | None = None) -> int:
+        """Return which of all lines is a file's newest, from 1; 0 where there is none.
+
+        `content`: 0, too, where that one was made of another image than of this digest.
+        """
+        is_it = content is None or self.contents.get(file) == content
+        return self._order.get(file, 0) if is_it else 0
 
     def maker_of(self, file: str, digest: str) -> Maker | None:
         """Return the model that made a file; of one that was changed, that made it before."""
         every = self._made_by.get(file, {})
         return self.makers.get(every.get(digest) or next(reversed(every.values()), ""))
 
+    def image_of(self, file: str, images: Collection[str]) -> str:
+        """Return of which of some images, which are alike, a file was made; "" for none."""
+        owner = self.owner_of(file)
+        return owner[0] if owner and owner[0] in images else min(images, default="")
+
+    def owner_of(self, file: str) -> Owner | None:
+        """Return whose a file is by its name, a mask's or that of outlines."""
+        stem = next((file[: -len(end)] for end in ENDS if file.endswith(end)), file)
+        return self._stems.owner_of(stem)
+
     def of(self, file: str, digest: str) -> Origin | None:
         """Return what a mask, or outlines, were made of; None where nobody noted it."""
-        stem = next((file[: -len(end)] for end in ENDS if file.endswith(end)), file)
-        owner = self._stems.owner_of(stem)
+        owner = self.owner_of(file)
         if owner is None or file not in self.contents:
             return None
         image, plane, version = owner

@@ -279,15 +279,15 @@ class OutputBook:
     def write_again(self) -> None:
         """Write everything that is known into a new file: somebody removed the old one."""
         self._place = identity_of(self.out)
-        stems, newest = list(self._stems.items()), dict(self._origins.contents)
+        stems = list(self._stems.items())
         written = [
             (file, digest, content, self._origins.key_of(file, digest))
             for file, digests in self._digests.items()
             for digest, contents in digests.items()
             for content in sorted(contents)
         ]
-        written.sort(key=lambda one: newest.get(one[0]) == one[2])  # the newest is the last
-        image_of = {content: min(images) for content, images in self._made_of.items()}
+        # The newest of each file are the last, in their order: an image is as its last line says.
+        written.sort(key=lambda one: self._origins.order_of(one[0], one[2]))
         self.add(
             [maker.line for maker in self._origins.makers.values()]
             + [
@@ -298,7 +298,7 @@ class OutputBook:
                 {
                     "file": file,
                     "digest": digest,
-                    "image": image_of.get(content, ""),
+                    "image": self._origins.image_of(file, self._made_of.get(content, ())),
                     "content": content,
                     "maker": maker,
                 }

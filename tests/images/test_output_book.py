@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,34 @@ def test_a_book_that_grew_huge_by_damage_costs_no_memory(tmp_path: Path) -> None
         stream.write(b"\n")
     again = OutputBook(tmp_path)
     assert again.stems([WantedName(image=f"{tmp_path}/a.tif", folder="")], ".png") == [stem]
+
+
+def test_a_book_that_is_written_again_tells_of_masks_what_it_told_before(tmp_path: Path) -> None:
+    book, images = OutputBook(tmp_path), ("/in/a.tif", "/in/b.tif", "/in/copy_of_b.tif")
+    contents = dict(zip(images, ("first", "same", "same"), strict=True))
+    wanted = [WantedName(image=one, folder="", content=contents[one]) for one in images]
+    masks = [tmp_path / f"{stem}.png" for (stem,) in book.stems(wanted, ".png")]
+    overlay = tmp_path / "a.overlay.png"
+
+    def write(place: Path, image: str, content: str) -> None:
+        place.write_bytes(f"{place.name} of {content}".encode())
+        book.note({place: digest_of_output(place)}, image=Path(image), content=content)
+
+    write(masks[0], images[0], "first")
+    write(overlay, images[0], "first")
+    for mask, image in zip(masks[1:], images[1:], strict=True):
+        write(mask, image, "same")
+    write(masks[0], images[0], "second")  # rewritten, and nobody wanted an overlay any more
+
+    def told(by: OutputBook) -> list[object]:
+        order = sorted([*masks, overlay], key=by.order_of)
+        return [[by.origin_of(one) for one in masks], *map(by.predicted_last, images), order]
+
+    def without_numbers(by: OutputBook) -> str:
+        return re.sub(r"order=\d+", "", str(told(by)))
+
+    before = without_numbers(OutputBook(tmp_path))
+    book.file.unlink()
+    book.write_again()
+    assert without_numbers(OutputBook(tmp_path)) == before
+    assert "is_outdated=True" not in before
