@@ -207,6 +207,33 @@ def lines_of(output: Path) -> Iterator[bytes]:
             yield line
 
 
+def ends_with(output: Path, noted: str) -> bool:
+    """Tell whether the line with the hash that a ledger noted is the last; "" where there is none.
+
+    Raises: OutputError where that cannot be seen.
+    """
+    try:
+        with reading_own(output / FOLDER / NAME) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            end = os.pread(stream.fileno(), _SEALED_BYTES + 1, max(0, size - _SEALED_BYTES - 1))
+    except FileNotFoundError:
+        return not noted
+    except OSError as error:
+        raise _unreadable(output / FOLDER / NAME, error) from None
+    return (_hash_of(end.removesuffix(b"\n")) if end else "") == noted
+
+
+def lines_after(output: Path, noted: str) -> Iterator[bytes]:
+    """Yield the sound lines after that with the hash `noted`, all for ""; none where it is gone.
+
+    Raises: OutputError where the journal cannot be read.
+    """
+    lines = lines_of(output)
+    if noted:
+        any(_hash_of(line) == noted for line in lines)  # goes on behind it
+    yield from lines
+
+
 def sealed(previous: str, act: bytes) -> bytes:
     """Return the line of an act that follows the line with the hash `previous`."""
     body = b'{"previous":"%s",%s' % (previous.encode(), act[1:-1])
@@ -234,8 +261,22 @@ def write_kept(connection: sqlite3.Connection, output: Path) -> None:
         head = journal.append([os.fsencode(line) for _, line in rows], noted_head(connection))
         with connection:
             connection.executemany("DELETE FROM acts WHERE number = ?", [row[:1] for row in rows])
-            connection.execute("DELETE FROM head")
-            connection.execute("INSERT INTO head VALUES (?)", (head,))
+            _note_head(connection, head)
+
+
+def ids_waiting(connection: sqlite3.Connection) -> set[str]:
+    """Return the ids of the acts that wait for their lines: a kill may have let some have them."""
+    return {_id_of(os.fsencode(line)) for (line,) in connection.execute("SELECT line FROM acts")}
+
+
+def note_read(connection: sqlite3.Connection, last: bytes) -> None:
+    """Note, within the caller's transaction, that a ledger knows all up to this line."""
+    _note_head(connection, _hash_of(last))
+
+
+def _note_head(connection: sqlite3.Connection, head: str) -> None:
+    connection.execute("DELETE FROM head")
+    connection.execute("INSERT INTO head VALUES (?)", (head,))
 
 
 def noted_head(connection: sqlite3.Connection) -> str:
@@ -287,8 +328,12 @@ def _lines(file: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     except OSError as error:
-        what = f"cannot be read: {error.strerror}"
-        raise OutputError(file, what, remedy_of(error), errno=error.errno or 0) from None
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: OSError) -> OutputError:
+    what = f"cannot be read: {error.strerror}"
+    return OutputError(file, what, remedy_of(error), errno=error.errno or 0)
 
 
 def _is_sealed(line: bytes) -> bool:

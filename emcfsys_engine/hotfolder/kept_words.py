@@ -6,7 +6,7 @@ again: if its content and its masks are still those of which it was said.
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -26,27 +26,39 @@ _ENDS_A_WORD = ("predicted", "redone", "adopted")
 
 
 def take_from_journal(connection: sqlite3.Connection, output: Path) -> int:
-    """Keep the last word of each image until the ledger knows it again; return how many.
+    """Keep the last word of each image that a ledger does not know; return how many.
 
-    What is no sound line is passed over: a word is a help here, no proof.
+    It is a new one, or one of last week that was put back: the journal goes on after the line that
+    it noted. What is no sound line is passed over: a word is a help here, no proof.
     Raises: OutputError where the journal cannot be read: without it no word would come back.
     """
     words: dict[str, Act] = {}
-    for line in journal.lines_of(output):
-        try:
-            act: Act = any_names.decode(line, Act)
-        except msgspec.MsgspecError:
-            continue
-        if act.act in _WORDS:
-            words[act.image] = act
-        elif act.act in _ENDS_A_WORD and not _is_of_same(act, words.get(act.image)):
-            words.pop(act.image, None)
+    if journal.ends_with(output, journal.noted_head(connection)):
+        return 0
     with connection:
+        connection.execute("BEGIN IMMEDIATE")  # nobody notes a later line meanwhile
+        known, last = journal.ids_waiting(connection), b""
+        for last in journal.lines_after(output, journal.noted_head(connection)):
+            _follow(last, words, known)
         connection.executemany(
             "INSERT OR REPLACE INTO kept_words VALUES (?, ?)",
             [(os.fsencode(path), any_names.encode(act)) for path, act in words.items()],
         )
+        if last:
+            journal.note_read(connection, last)
     return len(words)
+
+
+def _follow(line: bytes, words: dict[str, Act], known: Collection[str]) -> None:
+    """Take a word, or what ends one, from a line; `known`: ids of acts that a ledger knows."""
+    try:
+        act: Act = any_names.decode(line, Act)
+    except msgspec.MsgspecError:
+        return
+    if act.act in _WORDS and act.id not in known:
+        words[act.image] = act
+    elif act.act in _ENDS_A_WORD and not _is_of_same(act, words.get(act.image)):
+        words.pop(act.image, None)
 
 
 def _is_of_same(act: Act, word: Act | None) -> bool:
@@ -88,6 +100,19 @@ def give_back(
                 ask_to_measure(connection, {path: act.id})
         connection.execute("DELETE FROM kept_words WHERE path = ?", (name,))
     return judged
+
+
+def known_again(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Return the images with their digests whose words wait, and which a ledger knows."""
+    query = "SELECT path, digest FROM kept_words JOIN seen USING (path) WHERE state = 'done'"
+    return [(os.fsdecode(path), str(digest)) for path, digest in connection.execute(query)]
+
+
+def forget(connection: sqlite3.Connection, paths: Iterable[str]) -> None:
+    """Forget the words that wait for images of which something newer is said."""
+    connection.executemany(
+        "DELETE FROM kept_words WHERE path = ?", [(os.fsencode(path),) for path in paths]
+    )
 
 
 def _are_there(output: Path, masks: dict[str, str]) -> bool:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from emcfsys_engine.errors import OutputError, WatchedError, printable
+from emcfsys_engine.errors import InputError, OutputError, WatchedError, printable
 from emcfsys_engine.files import free_name, identity_of, remedy_of
 from emcfsys_engine.hotfolder import group_files, groups, journal, judged, kept_words
 from emcfsys_engine.hotfolder.journal import Act, act_of
@@ -125,8 +125,8 @@ class Ledger:
     def _opened(self) -> sqlite3.Connection:
         """Open the file; a damaged one is put aside, as masks that are there are known anyway.
 
-        Words of people come back from the journal, also where the file was removed: as long as no
-        image is known, for a start may have been killed before it had them.
+        Words of people come back from the journal, also where the file was removed, or an older
+        one put in its place; no image is known before they did.
         """
         try:
             connection = connect(self.file)
@@ -143,7 +143,13 @@ class Ledger:
             self.told = f"{error} It is kept as {aside.name}: masks that are there are adopted. "
         with explained(self.file):
             is_new = connection.execute("SELECT 1 FROM seen LIMIT 1").fetchone() is None
-        if is_new and (words := kept_words.take_from_journal(connection, self.output)):
+            try:
+                words = kept_words.take_from_journal(connection, self.output)
+            except OutputError:  # one that knows images notes no later line before it was read
+                if is_new:
+                    raise
+                words = 0
+        if words:
             self.told += f"{words} words of people are taken from the journal."
         self.told = self.told.strip()
         return connection
@@ -153,16 +159,19 @@ class Ledger:
         """Tell whether the ledger still lies where it was opened: its disk is not gone."""
         return (identity_of(self.output), identity_of(self.file)) == self._place
 
-    def make_again(self, known: dict[str, Entry]) -> None:
+    def make_again(self, known: dict[str, Entry], root: Path) -> None:
         """Open the ledger where it is now, and write what is `known` where it knows nothing.
 
         An image that it does not know, and whose mask does not lie there, is forgotten: a copy of
         yesterday's masks may lie there now, and it would never get one.
-        Raises: WatchedError if another watch has taken the folder; InputError.
+        Raises: WatchedError if another watch has taken the folder; InputError, also for a ledger
+        of other images than those of `root`.
         """
         before = self._connection
         self._open()
         there = self.entries()
+        if there:
+            self.refuse_other_images(root)
         with contextlib.suppress(sqlite3.Error):
             if not there:  # of a file that was removed all can be read while it is open
                 before.backup(self._connection)
@@ -205,6 +214,18 @@ class Ledger:
                 "INSERT INTO watched (root, place) VALUES (?, ?)", (where, place)
             )
         return None
+
+    def refuse_other_images(self, root: Path) -> None:
+        """Check that the masks here are of the folder to watch; else nothing more is written here.
+
+        Raises: InputError.
+        """
+        if (other := self.other_root(root)) is None:
+            return
+        self.close()
+        what = f"has the masks of another watched folder ({other}): names would meet"
+        remedy = f"Choose another output; if that folder was copied here, remove {self.file}"
+        raise InputError(self.output, what, remedy)
 
     def due(self) -> list[Due]:
         """Return the commands of the user's that have not run yet."""
@@ -252,6 +273,9 @@ class Ledger:
         self.regroup(project)
         self.recipe = recipe.id if recipe else ""
         with explained(self.file), self._connection:
+            again = kept_words.known_again(self._connection)
+            self._give_back(again)
+            groups.touch(self._connection, [path for path, _ in again])
             touched = groups.follow_recipe(self._connection, recipe)
             if touched.told:
                 act = act_of("recipe_changed", recipe=self.recipe, reason=touched.told)
@@ -373,8 +397,7 @@ class Ledger:
                 "INSERT OR REPLACE INTO seen VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows
             )
             done = [(one.path, one.digest) for one in entries if one.state == "done"]
-            by_word = kept_words.give_back(self._connection, self.output, done)
-            groups.note(self._connection, by_word, "", self.group)
+            self._give_back(done)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO changed VALUES (?,?)",
                 [(os.fsencode(one.path), one.ctime_ns) for one in entries if one.ctime_ns],
@@ -386,6 +409,10 @@ class Ledger:
                     for one in due
                 ],
             )
+
+    def _give_back(self, done: Sequence[tuple[str, str]]) -> None:
+        by_word = kept_words.give_back(self._connection, self.output, done)
+        groups.note(self._connection, by_word, "", self.group)
 
     def close(self) -> None:
         """Close the file and let another watcher have it."""

@@ -246,6 +246,8 @@ def files_of_mask(mask: Path) -> list[Path]:
 def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
     file = ledger_file(output)
     with contextlib.closing(connect(file)) as db, explained(file):
+        with contextlib.suppress(OutputError):  # then its head stays, too
+            kept_words.take_from_journal(db, output)
         with db:
             db.execute("BEGIN IMMEDIATE")
             now = {one.path: one for one in judged.read_judged(db, paths=[w.path for w in words])}
@@ -255,6 +257,7 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
                     what = "was predicted anew meanwhile"
                     raise InputError(word.path, what, "Look at it again")
             judged.write_words(db, words)
+            kept_words.forget(db, now)
             kept_words.ask_to_measure(db, _to_measure(now, words, acts))
             groups.touch(db, [one.path for one in words])
             journal.keep_acts(db, acts)

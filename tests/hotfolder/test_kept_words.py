@@ -13,9 +13,15 @@ from emcfsys_engine.errors import OutputError
 from emcfsys_engine.hotfolder import journal
 from emcfsys_engine.hotfolder.journal import act_of
 from emcfsys_engine.hotfolder.ledger import Ledger
-from emcfsys_engine.hotfolder.review import number_unmeasured, read_verdicts, say_word
+from emcfsys_engine.hotfolder.review import (
+    number_unmeasured,
+    read_verdicts,
+    say_word,
+    verify_journal,
+)
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of_output
+from tests.hotfolder.test_recipe import project_in
 from tests.hotfolder.test_review import LIMITS, predicted, record
 from tests.hotfolder.test_review import ledger as ledger
 
@@ -171,3 +177,33 @@ def test_a_ledger_of_an_older_version_has_its_corrected_images_measured_once(
     assert number_unmeasured(tmp_path) == 0
     Ledger(tmp_path, owner="z").close()
     assert number_unmeasured(tmp_path) == 0
+
+
+@pytest.mark.parametrize("is_quick", [False, True])  # a person speaks before a watch begins
+def test_words_said_since_a_ledger_was_copied_come_back_where_the_copy_is_put_back(
+    tmp_path: Path, is_quick: bool
+) -> None:
+    ledger = watched(tmp_path)
+    say_word(tmp_path, ["f.tif"], "accepted", "before")
+    ledger.close()
+    copy = ledger.file.read_bytes()
+    say_word(tmp_path, ["r.tif", "g.tif"], "accepted", "since")
+    (tmp_path / "g.png").write_bytes(b"painted over")
+    say_word(tmp_path, ["f.tif"], "rejected", "since")
+    say_word(tmp_path, ["g.tif"], "corrected")
+    ledger.file.write_bytes(copy)
+    if is_quick:
+        say_word(tmp_path, ["r.tif"], "rejected", "now")
+    again = Ledger(tmp_path, owner="y")
+    again.follow(project_in(tmp_path), None)
+    _, found = read_verdicts(tmp_path, ("pass", "review", "fail"))
+    assert {one.path: (one.word, one.word_reason) for one in found} == {
+        "f.tif": ("rejected", "since"),
+        "g.tif": ("corrected", ""),
+        "r.tif": ("rejected", "now") if is_quick else ("accepted", "since"),
+    }
+    assert [*again.corrected()] == ["g.tif"]  # its numbers are those of the mask before
+    again.write_journal()
+    again.close()
+    assert not verify_journal(tmp_path).fault
+    assert Ledger(tmp_path, owner="z").told == ""  # once

@@ -7,9 +7,11 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from emcfsys_engine.errors import InputError, OutputError, WatchedError
+from emcfsys_engine.errors import EmcfError, InputError, OutputError, WatchedError
+from emcfsys_engine.hotfolder.journal import act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Due, Entry, Ledger, read_ledger
 from emcfsys_engine.hotfolder.review import read_verdicts
@@ -97,7 +99,7 @@ def test_a_ledger_that_was_removed_says_so_and_is_made_again_with_verdicts_and_w
     assert not ledger.is_in_place
     with pytest.raises(OSError, match="gone"):
         ledger.record([ENTRY])
-    ledger.make_again({ENTRY.path: ENTRY})
+    ledger.make_again({ENTRY.path: ENTRY}, tmp_path)
     assert ledger.is_in_place
     (found,) = read_verdicts(tmp_path, ["pass"])[1]
     assert (found.word, found.word_reason, found.state) == ("accepted", "ok", "fail")
@@ -119,9 +121,30 @@ def test_what_yesterdays_copy_of_an_output_lacks_is_to_be_made_again_there(tmp_p
     output.rename(tmp_path / "broken")
     copy.rename(output)
     known = ledger.entries()
-    ledger.make_again(known)
+    ledger.make_again(known, tmp_path)
     assert known.keys() == ledger.entries().keys() == {ENTRY.path, "b.tif", "d.tif"}
     ledger.close()
+
+
+def test_what_takes_the_place_of_an_output_and_has_other_images_is_left_as_it_is(
+    tmp_path: Path,
+) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ledgers = {name: Ledger(tmp_path / f"{name} out", owner=name) for name in ("ours", "theirs")}
+    for place in (ours, theirs):
+        place.mkdir()
+        assert ledgers[place.name].other_root(place) is None
+        ledgers[place.name].record([msgspec.structs.replace(ENTRY, digest=place.name)])
+    ledgers["theirs"].close()
+    ledger = ledgers["ours"]
+    ledger.output.rename(tmp_path / "away")
+    (tmp_path / "theirs out").rename(ledger.output)
+    with pytest.raises(InputError, match=f"masks of another watched folder .*{theirs}"):
+        ledger.make_again(ledger.entries(), ours)
+    with pytest.raises(EmcfError):  # nothing more is written there
+        ledger.measured([], [act_of("measured")])
+    assert [entry.digest for entry in read_ledger(ledger.output)] == ["theirs"]
+    Ledger(ledger.output, owner="they again").close()
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777])  # of the folder: a group's often may be written

@@ -110,9 +110,9 @@ def test_a_watch_whose_place_cannot_be_seen_for_a_moment_does_not_meet_itself(
     with monkeypatch.context() as patch:
         patch.setattr(places, "os", SimpleNamespace(**{**vars(os), "stat": stale}))
         with pytest.raises(OutputError, match="Stale file handle") as caught:
-            ledger.make_again({})
+            ledger.make_again({}, tmp_path)
         assert caught.value.errno == errno.ESTALE  # so it is waited for
-    ledger.make_again({})
+    ledger.make_again({}, tmp_path)
     with pytest.raises(WatchedError):
         Ledger(tmp_path, owner="run-0002")
     ledger.close()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from emcfsys_engine import any_names
-from emcfsys_engine.errors import EmcfError, InputError, RunFailedError, WatchedError, printable
+from emcfsys_engine.errors import EmcfError, RunFailedError, WatchedError, printable
 from emcfsys_engine.files import (
     DiskFullError,
     identity_of,
@@ -40,7 +40,7 @@ def take_folder(worker: RunContext, request: WatchRequest) -> Ledger | None:
     while worker.stop_request() is None:
         try:
             ledger = Ledger(Path(request.output), owner=str(worker.run.folder))
-            _refuse_other_images(ledger, Path(request.watch))
+            ledger.refuse_other_images(Path(request.watch))
             return ledger
         except WatchedError as error:
             if request.once or not _ends_by_itself(error.run):
@@ -57,16 +57,6 @@ def take_folder(worker: RunContext, request: WatchRequest) -> Ledger | None:
                 was_full = True
         time.sleep(_TURN_S)
     return None
-
-
-def _refuse_other_images(ledger: Ledger, root: Path) -> None:
-    """Refuse an output that has the masks of another watched folder: names would meet."""
-    other = ledger.other_root(root)
-    if other is not None:
-        ledger.close()
-        what = f"has the masks of another watched folder ({other}): names would meet"
-        remedy = f"Choose another output; if that folder was copied here, remove {ledger.file}"
-        raise InputError(ledger.output, what, remedy)
 
 
 def _ends_by_itself(other: str) -> bool:

@@ -301,7 +301,8 @@ class _Watch:
         Raises: OSError while it is not.
         """
         if not self.ledger.is_in_place and self.disk.may_be_made_again():
-            self.ledger.make_again(self.scanner.known)
+            self.ledger.make_again(self.scanner.known, self.root)
+            self.is_judged = False  # it may be yesterday's: by other limits, or without late words
             self.disk = OutputDisk(
                 self.ledger, self.worker.run.folder.parent, self.worker.run.folder
             )

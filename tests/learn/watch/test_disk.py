@@ -15,6 +15,7 @@ from emcfsys_engine.commands.hotfolder import make_watch
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.hotfolder.review import read_verdicts
 from emcfsys_engine.hotfolder.status import status_of
 from emcfsys_engine.learn.inference.files import find_inputs
 from emcfsys_engine.project import load_project
@@ -22,7 +23,8 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
 from tests.learn.hot import Hot, details_of, images_and_masks_agree, states_of, two_processes, until
-from tests.learn.watch.test_survival import forked, mounted, wait_for
+from tests.learn.watch.test_survival import finish, forked, mounted, wait_for
+from tests.learn.watch.test_verdicts import limit
 from tests.waiting import PATIENCE_S
 
 
@@ -121,6 +123,26 @@ def test_a_ledger_that_is_removed_under_a_watch_is_written_again(hot: Hot, remov
         if removed == ".emcfsys":
             assert {name: (hot.output / name).stat().st_ino for name in before} == before
             assert len(hot.masks()) == 4
+
+
+def test_yesterdays_copy_that_takes_the_place_of_an_output_is_judged_by_todays_limits(
+    hot: Hot, tmp_path: Path
+) -> None:
+    def verdicts() -> dict[str, int]:
+        return {state: number for state, number in read_verdicts(hot.output)[0].items() if number}
+
+    limit(hot, "[limits.sharpness]\nfail_above = 0.5\n")
+    hot.image("0.png", 0)
+    finish(hot)
+    shutil.copytree(hot.output, tmp_path / "yesterday")
+    limit(hot, "[limits.sharpness]\nfail_above = 5\n")
+    run = hot.new_run()
+    with forked(run) as child:
+        wait_for(lambda: verdicts() == {"pass": 1}, child, run)
+        hot.output.rename(tmp_path / "broken")
+        (tmp_path / "yesterday").rename(hot.output)
+        assert verdicts() == {"fail": 1}
+        wait_for(lambda: verdicts() == {"pass": 1}, child, run)
 
 
 def test_an_output_that_may_not_be_written_is_waited_for(hot: Hot) -> None:
