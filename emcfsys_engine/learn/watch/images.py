@@ -26,7 +26,7 @@ from emcfsys_engine.images.own_files import digest_of_output, is_content, is_oth
 from emcfsys_engine.images.own_outputs import OutputsBelow
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.learn.inference.image import EndAskedFor, Order
-from emcfsys_engine.learn.inference.outputs import among_originals
+from emcfsys_engine.learn.inference.outputs import among_originals, maker_of
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.pipes import PlaneMade
 from emcfsys_engine.learn.inference.placing import Placed, Placing
@@ -110,7 +110,7 @@ class ImageStages:
 
     def use(self, by: Computes) -> None:
         """Go on with another model."""
-        self._by = by
+        self._by, self._maker = by, maker_of([by.card])
         by.open(self._book)
 
     def handle(self, tasks: Sequence[ImageToDo], go_on: Callable[[], bool]) -> Iterator[Handled]:
@@ -220,9 +220,9 @@ class ImageStages:
     def _is_adopted(self, task: ImageToDo, placed: Placed) -> bool:
         """Tell whether the masks of an image that the ledger does not know are there already.
 
-        Ours are made anew if the image is another one, or its measurements are wanted: nothing is
-        lost by that. A person's are kept, and ours whose outlines or objects' numbers a person
-        changed, unless they are known to be of another image.
+        Ours are made anew if the image is another one, their values mean other classes, or its
+        measurements are wanted: nothing is lost by that. A person's are kept, and ours whose
+        outlines or objects' numbers a person changed, unless they are known to be of another image.
         """
         image = self._root / task.seen.path
         if not all(os.path.lexists(mask) for mask in placed.masks):
@@ -232,6 +232,9 @@ class ImageStages:
         if all(self._book.has(mask) for mask in placed.masks):
             if not all(self._book.has(mask, task.digest) for mask in placed.masks):
                 return False
+            makers = map(self._book.maker_of, placed.masks)
+            if any(one and one.classes != self._maker.classes for one in makers):
+                return False  # its values mean other classes
             beside = (file for mask in placed.masks for file in files_of_mask(mask))
             return not (self._needs_numbers and all(map(self._book.has, beside)))
         return all(
@@ -240,8 +243,10 @@ class ImageStages:
         )
 
     def _is_made(self, task: ImageToDo, mask: Path) -> bool:
-        """Tell whether a plane was done before the watch was ended within its stack."""
-        return self._book.has(mask, task.digest) and not self._needs_numbers
+        """Tell whether a plane was done, by this model, when the watch was ended in its stack."""
+        if self._needs_numbers or not self._book.has(mask, task.digest):
+            return False
+        return self._book.maker_of(mask) in (None, self._maker)
 
     @property
     def _needs_numbers(self) -> bool:
