@@ -12,6 +12,7 @@ from pathlib import Path
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import changed_ns
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.text import few
 from emcfsys_engine.tools.measure.parts import PARTS_FILE, part_files, read_parts
 
 REMEDY = "Name a folder that measure wrote"
@@ -30,7 +31,8 @@ class Tables:
 def newest_tables(folder: Path) -> Tables:
     """Return the newest measurement of a folder: its parts, its Parquet files or its CSV files.
 
-    Raises: InputError for a folder without any, or where only half of one was written.
+    Raises: InputError for a folder without any, where only half of one was written, or where nobody
+    knows which is the newest.
     """
     kinds = [newest_of(folder, "objects", end) for end in (".parquet", ".csv")]
     parts = folder / PARTS_FILE
@@ -59,7 +61,10 @@ def newest_tables(folder: Path) -> Tables:
 
 
 def newest_of(folder: Path, stem: str, end: str) -> Path | None:
-    """Return the newest version of a table, as objects.v2.csv of objects.csv; None: it has none."""
+    """Return the newest version of a table, as objects.v2.csv of objects.csv; None: it has none.
+
+    Raises: InputError where nobody knows which it is.
+    """
     name = re.compile(rf"{re.escape(stem)}(\.v\d+)?{re.escape(end)}")
     return _newest(
         folder, [one for one in folder.glob(f"{stem}*{end}") if name.fullmatch(one.name)]
@@ -67,10 +72,17 @@ def newest_of(folder: Path, stem: str, end: str) -> Path | None:
 
 
 def _newest(folder: Path, files: Sequence[Path]) -> Path | None:
-    """Return the file that was written last; what a person changed is no measurement's."""
+    """Return the file that was written last; what a person changed is no measurement's.
+
+    Raises: InputError where nothing is noted of them: a copy may have any times.
+    """
     if len(files) < 2:
         return files[0] if files else None
     book = OutputBook(folder)
+    if not any(map(book.order_of, files)):
+        what = f"has several tables, {few([one.name for one in files], 3)}, and no note of the"
+        remedy = "Move the older ones away, or copy the folder with its .emcfsys"
+        raise InputError(folder, f"{what} newer one", remedy)
 
     def rank(file: Path) -> tuple[int, int]:
         return book.order_of(file) if book.has(file) else 0, changed_ns(file)

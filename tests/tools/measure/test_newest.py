@@ -73,6 +73,25 @@ def test_a_measurement_of_which_half_was_written_is_not_mixed_with_the_one_befor
         newest_tables(out)
 
 
+@pytest.mark.parametrize("second", ["csv", "parquet"])
+def test_a_copy_of_two_measurements_without_our_notes_is_asked_for_the_newer_one(
+    tmp_path: Path, second: str
+) -> None:
+    out = measure_discs(tmp_path, 8, "csv")
+    if second == "csv":
+        (out / "objects.csv").write_text((out / "objects.csv").read_text() + "\n")
+    measure_discs(tmp_path, 20, second)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in out.glob("[!.]*"):  # as cp -r out/* does, which may come to them in any order
+        copy.joinpath(file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="no note of the newer one.*copy the folder with its"):
+        summarise(copy)
+    for older in ["objects.csv"] if second == "csv" else ["objects.csv", "images.csv"]:
+        (copy / older).unlink()
+    assert told_of(copy) == pytest.approx([80, 80, 80], rel=0.01)
+
+
 def test_a_folder_that_is_not_there_has_no_tables(tmp_path: Path) -> None:
     assert newest_of(tmp_path / "none", "objects", ".csv") is None
     with pytest.raises(InputError, match="no table of objects"):
