@@ -15,6 +15,7 @@ from emcfsys_engine.annotations.masks import LabelTable, MaskFacts, mask_facts
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.own_files import stamp_of_image
 from emcfsys_engine.project import Project
 from emcfsys_engine.settings import cache_home
 
@@ -72,10 +73,8 @@ class FactsCache:
 
     def _name(self, path: Path, key: str) -> str:
         if path not in self._stamps:
-            status = path.stat()
             # A copy that keeps times changes the system's own time, or is another file.
-            changes = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            self._stamps[path] = f"{path}|{':'.join(map(str, changes))}"
+            self._stamps[path] = f"{path}|{stamp_of_image(path)[0]}"
         return f"{self._stamps[path]}|{key}"
 
 

@@ -311,12 +311,12 @@ class Contents:
                 return ""
 
     def _of(self, image: Path, is_ended: Callable[[], bool]) -> str:
-        stamp, changed_ns = _stamp_of(image)
+        stamp, changed_ns = stamp_of_image(image)
         known = self._known.get(str(image))
         if known is not None and known[0] == stamp:
             return known[1]
         digest = _digest_of(image, is_ended)
-        if digest and _stamp_of(image)[0] == stamp:
+        if digest and stamp_of_image(image)[0] == stamp:
             self._known[str(image)] = (stamp, digest)
             if time.time_ns() - changed_ns > _COARSEST_NS:
                 self._lasting[str(image)] = self._new[str(image)] = (stamp, digest)
@@ -350,7 +350,7 @@ def _digest_of(image: Path, is_ended: Callable[[], bool]) -> str:
     return digest_of(image, image.stat().st_size, is_ended)
 
 
-def _stamp_of(image: Path) -> tuple[str, int]:
+def stamp_of_image(image: Path) -> tuple[str, int]:
     """Return what changes with a file, or with any file of a folder, and its last change in ns."""
     status = os.stat(image)
     if not image.is_dir():

@@ -67,12 +67,19 @@ def stamps_below(folder: Path) -> Iterator[FileStamp]:
 
 
 def stamp_of(path: Path) -> FileStamp:
-    """Return what changes when a file is written; of one that is gone times and size are 0."""
+    """Return what changes when a file is written, or any of a Zarr folder: sums of all of them.
+
+    Of one that is gone times and size are 0.
+    """
     try:
-        state = path.stat()
+        states = [path.stat()]
+        if stat.S_ISDIR(states[0].st_mode):
+            states += [inner.stat() for inner in path.rglob("*")]
     except OSError:
         return str(path), 0, 0, 0
-    return str(path), state.st_mtime_ns, state.st_ctime_ns, state.st_size
+    written = sum(one.st_mtime_ns for one in states)
+    changed = sum(one.st_ctime_ns for one in states)
+    return str(path), written, changed, sum(one.st_size for one in states)
 
 
 def is_own_output(folder: Path) -> bool:

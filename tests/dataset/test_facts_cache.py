@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 
 from emcfsys_engine.dataset.facts_cache import FactsCache
+from emcfsys_engine.images.walk import stamp_of
+from emcfsys_engine.shards.work import state_of
 
 
 @pytest.fixture
@@ -28,6 +32,21 @@ def test_a_fact_is_there_the_next_time_and_gone_when_the_file_changed(image: Pat
     later.put(image, "size", 7)
     later.save()
     assert kept.read_text().count("a.tif") == 1  # the fact of the old state is dropped
+
+
+def test_a_fact_of_a_zarr_folder_is_gone_when_a_file_within_changed(tmp_path: Path) -> None:
+    mask, kept = tmp_path / "a.zarr", tmp_path / "facts.json"
+    zarr.save_array(str(mask), np.tile(np.array([0, 1], np.uint8), (64, 32)))
+    cache = FactsCache(kept)
+    cache.put(mask, "pixels", 2048)
+    cache.save()
+    assert FactsCache(kept).get(mask, "pixels", int) == 2048
+    before = mask.stat().st_mtime_ns, stamp_of(mask), state_of(mask)
+    zarr.open_array(str(mask), mode="r+")[:32] = 1  # a person corrects it in napari
+    assert mask.stat().st_mtime_ns == before[0]
+    assert FactsCache(kept).get(mask, "pixels", int) is None
+    assert stamp_of(mask) != before[1]  # a training that follows labels reads them again
+    assert state_of(mask) != before[2]
 
 
 def test_a_fact_of_another_kind_or_a_damaged_table_is_no_fact(image: Path) -> None:

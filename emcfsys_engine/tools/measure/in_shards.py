@@ -41,6 +41,7 @@ from emcfsys_engine.shards.work import (
     Work,
     file_bytes,
     ref_of,
+    state_of,
     states_of,
     tasks_at_once,
     why_changed,
@@ -313,11 +314,9 @@ def digest_of_inputs(request: MeasureRequest) -> str:
     """Return what changes as soon as a mask or an image is another one, comes or goes."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(set(_inputs(request))):
-        try:
-            status = os.stat(file)
-        except OSError:
-            continue
-        digest.update(os.fsencode(file) + b"\0%d %d\0" % (status.st_size, status.st_mtime_ns))
+        state = state_of(file).replace(":", " ")  # as older versions wrote it
+        if state:
+            digest.update(os.fsencode(file) + f"\0{state}\0".encode())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 
 from emcfsys_engine import any_names
 from emcfsys_engine.commands.shards import run_in_shards
@@ -397,3 +398,13 @@ def test_masks_of_which_none_can_be_measured_are_named(tmp_path: Path) -> None:
     request = _request(tmp_path)
     with pytest.raises(InputError, match="holds no masks"):
         forecast(request)
+
+
+def test_a_zarr_mask_that_somebody_painted_over_is_not_said_to_be_measured(tmp_path: Path) -> None:
+    mask = tmp_path / "masks" / "a.zarr"
+    zarr.save_array(str(mask), blobs(1))
+    run = run_of(tmp_path, tmp_path / "out", MeasureSettings(pixel_nm=_NM), shards=1)
+    assert run_here(run) == 0
+    assert what_was_found(run) is not None
+    zarr.open_array(str(mask), mode="r+")[:20] = 1
+    assert what_was_found(run) is None
