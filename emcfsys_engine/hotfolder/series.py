@@ -10,6 +10,7 @@ from statistics import fmean
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.files import kept_ns
 from emcfsys_engine.hotfolder.judged import verdict_by
 from emcfsys_engine.hotfolder.review import reading
 from emcfsys_engine.hotfolder.tables import has_table
@@ -117,7 +118,7 @@ def read_series(output: Path, *, since: float = 0.0, most: int = MOST) -> list[M
     with reading(output) as db:
         if db is None or not has_table(db, "made"):
             return []  # of an older version: the next watch brings it up to date
-        rows = db.execute(_QUERY, (int(since * 1e9), most)).fetchall()
+        rows = db.execute(_QUERY, (kept_ns(int(since * 1e9)), most)).fetchall()
     found: list[Measured] = []
     for path, mtime_ns, numbers, state, word, recipe, group in reversed(rows):
         try:

@@ -84,6 +84,7 @@ def test_only_the_newest_are_read_and_a_persons_word_counts(tmp_path: Path) -> N
     assert [one.path for one in found] == [f"g1/{place:04d}.tif" for place in range(90, 100)]
     assert [one.verdict for one in found][-2:] == ["fail", "pass"]
     assert len(read_series(output, since=BEGAN + 60 * 95)) == 5
+    assert read_series(output, since=253370764800.0) == []  # the year 9999
     assert read_series(tmp_path / "nothing") == []
     assert trend_of(found, "no number") is None
 
