@@ -273,6 +273,7 @@ class Ledger:
         self.regroup(project)
         self.recipe = recipe.id if recipe else ""
         with explained(self.file), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")  # a word that is said just now is newer
             again = kept_words.known_again(self._connection)
             self._give_back(again)
             groups.touch(self._connection, [path for path, _ in again])
