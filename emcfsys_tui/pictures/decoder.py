@@ -28,6 +28,7 @@ from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
+from emcfsys_engine.images.walk import stamp_of
 from emcfsys_engine.project import UNLABELLED, Project, load_project
 from emcfsys_engine.run.folder import list_runs
 from emcfsys_tui.pictures.drawing import Mosaics, Shown, classes_of, drawn
@@ -328,14 +329,8 @@ def _facts(path: Path) -> dict[str, object]:
     return {"size": f"{width}×{height}", "pixel_nm": found.pixel_nm[1] if found.pixel_nm else None}
 
 
-def _stamp(path: str) -> tuple[int, int, int]:
-    if not path:
-        return 0, 0, 0
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0, 0
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
+def _stamp(path: str) -> tuple[object, ...]:
+    return stamp_of(Path(path)) if path else ()
 
 
 def _files_of(label: Any) -> list[str]:
