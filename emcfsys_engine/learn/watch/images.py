@@ -110,7 +110,7 @@ class ImageStages:
 
     def use(self, by: Computes) -> None:
         """Go on with another model."""
-        self._by, self._maker = by, maker_of([by.card])
+        self._by, self._maker = by, maker_of([by.card], self._project.inference)
         by.open(self._book)
 
     def handle(self, tasks: Sequence[ImageToDo], go_on: Callable[[], bool]) -> Iterator[Handled]:
