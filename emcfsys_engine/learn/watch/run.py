@@ -8,12 +8,7 @@ from pathlib import Path
 
 import torch
 
-from emcfsys_engine.errors import (
-    EmcfError,
-    OutputError,
-    RunFailedError,
-    RunFolderError,
-)
+from emcfsys_engine.errors import EmcfError, OutputError, RunFailedError, RunFolderError
 from emcfsys_engine.files import is_full
 from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.ledger import Due, Ledger
