@@ -240,6 +240,7 @@ def suggest(
         refuse_other_classes,
         remove_last,
         what_to_suggest,
+        words_of,
         write_suggestions,
     )
 
@@ -251,6 +252,8 @@ def suggest(
     by = SuggestedBy(model=card.run, score=card.scores.get("mean_iou"))
     wanted = what_to_suggest(loaded, number or own.number, look_at or own.look_at, by.score)
     made: list[Suggestion] = []
+    for source in {source for source, _ in wanted.images.values()}:
+        words_of(loaded, source, card.classes)  # refused before anything is predicted
     if wanted.number or wanted.renewed:
         out = loaded.folder / ".emcfsys" / "suggestions"
         remove_last(out)

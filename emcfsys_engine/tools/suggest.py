@@ -3,7 +3,7 @@
 import os
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,29 @@ def refuse_other_classes(project: Project, card: ModelCard, file: Path) -> None:
         raise InputError(file, what, "Train with today's classes, or name another --model")
 
 
+def words_of(project: Project, source: int, classes: Sequence[str]) -> list[str]:
+    """Return what a model's classes are called in a source, so that its labels say the same.
+
+    Its [data.labels] may take the name of a class for another one: then by a word that it has.
+    Raises: ProjectError if there is none.
+    """
+    if not set(classes) <= set(project.classes):
+        return list(classes)  # an older model's names: [data.labels] says what they are today
+    table, labels = label_table(project, project.data[source]), project.data[source].labels
+    words: list[str] = []
+    for name in classes:
+        if table.of_name(name) in (project.classes[name], UNLABELLED):
+            words.append(name)
+            continue
+        word = next((word for word, meaning in labels.items() if meaning == name), None)
+        if word is None:
+            what = f"takes {name!r} for {labels[name]!r}, and has no word for the class {name!r}"
+            remedy = f'Add a line for it, such as "our {name}" = "{name}"'
+            raise ProjectError(project.file, "data.labels", what, remedy)
+        words.append(word)
+    return words
+
+
 def what_to_suggest(
     project: Project, number: int, most: int, score: float | None
 ) -> WantedSuggestions:
@@ -164,7 +187,6 @@ def write_suggestions(
         ranking = any_names.decode(read_own(ranking_file)[0], _Ranking)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(ranking_file, f"cannot be read: {error}", "Suggest again") from None
-    names = dict(zip(card.class_values, card.classes, strict=True))
     found: list[Suggestion] = []
     left = wanted.number
     for one in ranking.images:
@@ -172,6 +194,8 @@ def write_suggestions(
         if image not in wanted.images or (image not in wanted.renewed and left <= 0):
             continue
         source, file = wanted.images[image]
+        words = words_of(project, source, card.classes)
+        names = dict(zip(card.class_values, words, strict=True))
         if _write(project, source, image, Path(one.mask), file, by, names):
             found.append(Suggestion(image=str(image), file=str(file), uncertainty=one.score))
             left -= image not in wanted.renewed
@@ -190,7 +214,7 @@ def _write(
     """Write one file; False where somebody drew it meanwhile."""
     ids = read_micrograph(ImageRef(path=mask)).pixels
     table = label_table(project, project.data[source])
-    # Their names are the model's: the project may have numbered its classes anew since.
+    # By names, not values: the project may have numbered its classes anew since.
     meant = {value: table.of_name(name) for value, name in names.items()}
     background = next((v for v, meaning in meant.items() if meaning == table.undrawn), UNLABELLED)
     numbers = read_numbers(ImageRef(path=mask), must_read=True)

@@ -215,6 +215,31 @@ def test_suggestions_are_called_as_the_model_calls_them_whatever_the_project_num
         suggest.refuse_other_classes(load_project(copy), card, mask)
 
 
+def test_suggestions_are_called_so_that_data_labels_read_them_as_the_model_meant(
+    suggested: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(suggested, copy)
+    file = copy / "project.toml"
+    swapped = '[data.labels]\n"grain" = "resin"\n"crystal" = "grain"\n[suggest]'
+    file.write_text(file.read_text().replace("[suggest]", swapped))
+    ranking = copy / ".emcfsys" / "suggestions" / "ranking.json"
+    ranking.write_text(ranking.read_text().replace(str(suggested), str(copy)))
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[20:] = 1
+    Image.fromarray(pixels).save(copy / ".emcfsys" / "suggestions" / "b0.png")
+    project, card = load_project(copy), _card(copy)
+    wanted = what_to_suggest(project, 4, 200, score=2.0)
+    by = SuggestedBy(model="m", score=2.0)
+    suggest.write_suggestions(project, wanted, ranking, by, card)
+    table = label_table(project, project.data[0])
+    shapes = json.loads((copy / "drawn" / "b0.json").read_text())["shapes"]
+    assert {table.of_name(shape["label"]) for shape in shapes} == {1}
+    file.write_text(file.read_text().replace('"crystal" = "grain"\n', ""))
+    with pytest.raises(ProjectError, match="takes 'grain' for 'resin', and has no word"):
+        suggest.words_of(load_project(copy), 0, card.classes)
+
+
 def test_a_project_of_masks_is_told_where_suggestions_would_lie(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     text = '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "images"\n'
