@@ -18,6 +18,7 @@ from emcfsys_engine.commands.shards import (
     tell_forecast,
     with_options,
 )
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import UNLABELLED, Source, load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import ConvertRequest
@@ -98,6 +99,7 @@ def make_conversion(source: str, out: Path, *, shards: str | None, **options: An
 
 def _request_of(source: str, out: Path, shards: str, options: dict[str, Any]) -> ConvertRequest:
     project: Path | None = options["project"]
+    _refuse_other_words(project, out, options["to"])
     images: str | None = options["images"]
     is_picture = options["to"] == "png"  # of these nothing is labelled
     return ConvertRequest(
@@ -161,6 +163,29 @@ def _classes(project: Path | None, named: tuple[str, ...]) -> dict[str, int] | N
             raise click.UsageError(f"--class {text}: this name or value was given already")
         found[name] = int(value)
     return found or None
+
+
+def _refuse_other_words(project: Path | None, out: Path, to: str) -> None:
+    """Refuse a place whose [data.labels] would read classes, as they are written, as others.
+
+    Raises: InputError.
+    """
+    from emcfsys_engine.annotations.masks import label_table
+    from emcfsys_engine.annotations.pairing import source_of
+
+    if project is None or to == "png":
+        return
+    loaded = load_project(project)
+    source = source_of(loaded, str(out), Path.cwd())
+    if source is None:
+        return
+    table = label_table(loaded, source)
+    for name, value in loaded.classes.items():
+        word = str(value) if to == "masks" else name
+        read = table.of_value(value) if to == "masks" else table.of_name(name)
+        if read not in (value, UNLABELLED):
+            what = f"[data.labels] there takes {word!r} for another class than {name!r}"
+            raise InputError(out, what, "Choose an --out that no [[data]] table reads")
 
 
 def _own_source(project: Path | None, place: str) -> Source | None:

@@ -89,3 +89,23 @@ def test_no_number_of_tasks_and_a_gpu_are_refused(masks: Path) -> None:
     assert isinstance(asked.exception, InputError)
     assert "computes on processors" in str(asked.exception)
     assert not (masks.parent / "out").exists()
+
+
+@pytest.mark.parametrize(("to", "place"), [("labelme", "drawn"), ("masks", "painted")])
+def test_a_folder_whose_labels_would_be_read_as_other_classes_is_refused(
+    masks: Path, to: str, place: str
+) -> None:
+    text = '[project]\nname = "p"\n[classes]\nresin = 0\ngrain = 1\npore = 2\n'
+    swapped = '[data.labels]\n"grain" = "pore"\n"1" = "pore"\n'
+    text += f'[[data]]\nimages = "i"\nannotations = "drawn"\n{swapped}'
+    text += f'[[data]]\nimages = "j"\nmasks = "painted"\n{swapped}'
+    (masks.parent / "project.toml").write_text(text)
+    for folder in ("i", "j", "drawn", "painted"):
+        (masks.parent / folder).mkdir()
+    words = (str(masks), "--to", to, "--project", str(masks.parent), "--out")
+    said = CliRunner().invoke(convert, [*words, str(masks.parent / place)])
+    assert isinstance(said.exception, InputError)
+    assert "for another class than 'grain'" in str(said.exception)
+    assert not any((masks.parent / place).iterdir())
+    said = CliRunner().invoke(convert, [*words, str(masks.parent / "elsewhere")])
+    assert said.exit_code == 0, said.output
