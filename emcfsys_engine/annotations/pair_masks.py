@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emcfsys_engine.annotations.masks import table_of
 from emcfsys_engine.annotations.pairing import bare_name, key_of_file, match
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
@@ -19,6 +20,7 @@ from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.output_names import ENDS, LABEL_SUFFIXES, MASK_SUFFIXES, stem_of
 from emcfsys_engine.images.own_files import is_content, resolved
 from emcfsys_engine.images.own_outputs import opened_book
+from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.regions import OF_REGION, overlap
 from emcfsys_engine.text import few, how_many
 
@@ -243,6 +245,21 @@ class Masks:
             self.notes.append(f"the model that made the masks calls their values {names}")
             return []
         return others
+
+    def doubt_values(self, classes: Mapping[str, int], labels: Mapping[str, str]) -> None:
+        """Say which masks [data.labels] takes for other classes than the models that made them."""
+        table = table_of(classes, labels)
+        found = [
+            (mask, name, value)
+            for mask, one in self.origins.items()
+            for name, value in (one.maker.classes if one.maker else {}).items()
+            if name in classes and table.of_value(value) not in (classes[name], UNLABELLED)
+        ]
+        if found:
+            are = how_many(len({mask for mask, _, _ in found}), "mask is", "masks are")
+            mask, name, value = found[0]
+            what = f"{mask.path.name}: {value} is {name!r} by the model, not by [data.labels]"
+            self.notes.append(f"{are} of a model, and read as other classes ({what})")
 
     def other_classes(self, mask: ImageRef, remedy: str) -> AnnotationError:
         """Return the error for one of `of_other_classes`."""

@@ -99,6 +99,7 @@ def make_conversion(source: str, out: Path, *, shards: str | None, **options: An
 
 def _request_of(source: str, out: Path, shards: str, options: dict[str, Any]) -> ConvertRequest:
     project: Path | None = options["project"]
+    classes = _classes(project, options["classes"]) if options["to"] != "png" else None
     _refuse_other_words(project, out, options["to"])
     images: str | None = options["images"]
     is_picture = options["to"] == "png"  # of these nothing is labelled
@@ -107,7 +108,7 @@ def _request_of(source: str, out: Path, shards: str, options: dict[str, Any]) ->
         images=absolute(images) if images and not is_picture else "",
         out=str(out.absolute()),
         to=options["to"],
-        classes=_classes(project, options["classes"]) if not is_picture else None,
+        classes=classes,
         labels=dict(_pair(text) for text in options["labels"]) if not is_picture else {},
         own=_own_source(project, source) if not is_picture else None,
         instances=tuple(load_project(project).instances) if project and not is_picture else (),

@@ -205,6 +205,8 @@ class _Labelled:
         self.has_files = bool(masks)
         counting = masks_that_count(masks)
         others = () if self.source.labels else counting.of_other_classes(self.project.classes)
+        if self.source.labels:
+            counting.doubt_values(self.project.classes, self.source.labels)
         pairs, left = counting.pairs(self.images, self.root, root)
         if self.only is None:
             notes += [f"data.{self.index}: {note}" for note in counting.notes]

@@ -190,6 +190,22 @@ def test_no_training_learns_another_models_numbers_until_labels_say_them(folders
     assert faults('[data.labels]\n"0" = "grain"\n"1" = "resin"\n') == []
 
 
+def test_masks_of_a_model_that_labels_take_for_other_classes_are_told(folders: Folders) -> None:
+    """Predictions among a person's masks, whose numbers are swapped, were learned swapped."""
+    folders.mask(folders.image("a.tif"))
+    text = '[project]\nname = "p"\n[classes]\nresin = 0\ngrain = 1\n[[data]]\nimages = "images"\n'
+    text += 'masks = "masks"\n[data.labels]\n"0" = "grain"\n"1" = "resin"\n'
+    (folders.folder / "project.toml").write_text(text)
+    told = "1 mask is of a model, and read as other classes (a.png: 0 is 'resin' by the model"
+    assert any(told in note for note in gather(load_project(folders.folder)).notes)
+    labels = {"0": "grain", "1": "resin"}
+    base, out = folders.folder, folders.folder / "out"
+    settings = MeasureSettings(classes=CLASSES, labels=labels)
+    assert any(told in n for n in measure_masks("masks", out, settings, base=base).notes)
+    made = convert_labels("masks", out, to="coco", classes=CLASSES, labels=labels, base=base)
+    assert any(told in note for note in made.notes)
+
+
 def test_classes_that_came_or_went_change_no_others(folders: Folders) -> None:
     """Masks that a model of fewer classes made were left out once another had made some."""
     folders.mask(folders.image("a.tif"))

@@ -152,6 +152,8 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
         for mask in counting.of_other_classes(classes):
             log.skip(counting.other_classes(mask, "Convert it with its own classes"))
             counting.drop(mask)
+    elif classes is not None:
+        counting.doubt_values(classes, given.labels)
     # Of all masks together their values say what the classes are, and whether 0 and 255 are two.
     is_asked = classes is None or may_contradict(counting, len(classes))
     facts = facts_of(counting.refs) if is_asked else []

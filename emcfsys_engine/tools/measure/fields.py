@@ -173,7 +173,7 @@ class Labels:
 
 
 def _find_masks(
-    masks: str, images: str | None, out: Path, base: Path, classes: Mapping[str, int] | None
+    masks: str, images: str | None, out: Path, base: Path, settings: MeasureSettings
 ) -> Items:
     root = root_of(images, base) if images else base
     refs = find_images(images, base) if images else []
@@ -195,7 +195,10 @@ def _find_masks(
         root=mask_root,
         of_models=frozenset(filter(counting.is_of_model, counting.refs)),
     )
-    if classes is not None:
+    classes = settings.classes if not settings.numbered else None
+    if classes is not None and settings.labels:
+        counting.doubt_values(classes, settings.labels)
+    elif classes is not None:
         for mask in counting.of_other_classes(classes):
             items.fail(mask, counting.other_classes(mask, "Measure it with --model of its own"))
     if images:
@@ -209,7 +212,8 @@ def _find_masks(
         counting.doubt_namesakes()
     counting.name_beside(beside)
     items.notes += counting.notes
-    items.may_contradict = may_contradict(counting, 2 if classes is None else len(classes))
+    num_classes = 2 if classes is None or settings.labels else len(classes)
+    items.may_contradict = may_contradict(counting, num_classes)
     return items
 
 
@@ -458,8 +462,7 @@ def open_fields(
 
     Raises: InputError when there are no masks.
     """
-    named = settings.classes if not settings.labels and not settings.numbered else None
-    items = _find_masks(masks, images, out, base, named)
+    items = _find_masks(masks, images, out, base, settings)
     beside = [file for mask in items.masks if (file := instances_there(mask.path)) is not None]
     if beside and settings.split == "none":
         items.notes.append(
