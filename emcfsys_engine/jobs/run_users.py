@@ -4,14 +4,15 @@ import os
 import pwd
 import shlex
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from emcfsys_engine import any_names
-from emcfsys_engine.errors import EmcfError, QueueError
-from emcfsys_engine.files import file_system_of, is_network
+from emcfsys_engine.errors import EmcfError, InputError, ProjectError, QueueError
+from emcfsys_engine.files import AWAY, file_system_of, is_network
 from emcfsys_engine.images.walk import split_glob
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.state_folder import other_queues
@@ -77,9 +78,19 @@ class RunUsers:
                 runs = list_runs(folder)
                 named += [(run.id, run) for run in runs if run.is_alive()]
                 homes |= dict.fromkeys(home for run in runs if (home := _home_of(run)))
-        self._needs = [need for who, run in named for need in _of_run(who, run)]
+        self._needs: list[_Need] = []
+        self._unsaid: Use | None = None  # what may name any run, and cannot be read now
+        for who, run in named:
+            self._add(lambda who=who, run=run: _of_run(who, run))
         for folder in dict.fromkeys([*folders, *homes]):
-            self._needs += _of_project(folder / "project.toml")
+            self._add(lambda file=folder / "project.toml": _of_project(file))
+
+    def _add(self, needs: Callable[[], list[_Need]]) -> None:
+        try:
+            self._needs += needs()
+        except InputError as fault:
+            why = f"may be what {fault.where} names, which {fault.what}"
+            self._unsaid = self._unsaid or Use(why, "Mend that first, or let it be saved")
 
     def of(self, run: Run, files: Sequence[Path]) -> Use | None:
         """Return who needs a run, or one of these files or folders of it; None: nobody.
@@ -99,6 +110,8 @@ class RunUsers:
         for need in self._needs:
             if need.by != own and any(_lies_in(need.place, file) for file in files):
                 return Use(f"has {need.words}", need.remedy)
+        if files and self._unsaid:
+            return self._unsaid
         for file in files:
             models = file.glob("**/*.safetensors") if file.is_dir() else [file]
             if any(is_in_use(model) for model in models):
@@ -176,10 +189,10 @@ def _home_of(run: Run) -> Path | None:
 
 
 def _of_run(who: str, run: Run) -> list[_Need]:
-    try:
-        record = run.record()
-    except (EmcfError, OSError):
+    """Return what a run needs. Raises: RunFolderError where that cannot be read for now."""
+    if not _may_be_read(run.record_file):
         return []
+    record = run.record()
     found = dict(_said_by(record))
     return [
         _Need(words.format(who=who), place, _END_IT, _real(run.folder))
@@ -233,11 +246,15 @@ def _trained_on(project: Project) -> Iterator[tuple[Path, str]]:
 
 
 def _of_project(file: Path) -> list[_Need]:
-    """Return what a project.toml names; faults of other keys, or gone images, do not matter."""
-    try:
-        document = read_toml(file)
-    except EmcfError:
+    """Return what a project.toml names; faults of other keys, or gone images, do not matter.
+
+    Raises: ProjectError where that is not known: its disk fails, or it is just being saved.
+    """
+    if not _may_be_read(file):
         return []
+    document = read_toml(file)
+    if absent := [name for name in ("project", "classes", "data") if name not in document]:
+        raise ProjectError(file, "", f"has no [{absent[0]}]: it is not whole")
     folder = file.parent
     named: dict[str, Path] = {}
     for table, key in (*_MODEL_KEYS, *_FILE_KEYS):
@@ -255,6 +272,14 @@ def _of_project(file: Path) -> list[_Need]:
         _Need(f"what {file} names: {key}", place, "Name another there first", file)
         for key, place in named.items()
     ]
+
+
+def _may_be_read(file: Path) -> bool:
+    """Tell whether a file is there and open to us; one that says nothing for now may be."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode) and os.access(file, os.R_OK)
+    except OSError as error:
+        return error.errno in AWAY
 
 
 def _text(table: Any, key: str) -> str:

@@ -184,6 +184,26 @@ def test_what_a_project_names_is_needed_even_where_its_toml_has_other_faults(
     assert why(trained, trained.checkpoint_file) == ""
 
 
+def test_a_run_stays_while_what_a_project_names_cannot_be_read(
+    trained: Run, tmp_path: Path
+) -> None:
+    """While an editor saved project.toml, the model that its hot folder predicts by could go."""
+    file = trained.folder.parent.parent / "project.toml"
+    whole = _TOML + '[hotfolder]\nmodel = "run-0001"\n'
+    for half in ("", whole[:9], whole[: whole.index("[classes]") + 4], whole[:-3]):
+        file.write_text(half)
+        assert why(trained).startswith(f"may be what {file} names, which ")
+        assert why(trained, trained.checkpoint_file)
+    file.write_text(whole)
+    assert why(trained, trained.checkpoint_file) == ""
+    waiting = _watch(trained, tmp_path / "other", str(trained.best_model))
+    file.write_text(_TOML)
+    with Queue.open() as queue:
+        queue.add(waiting.folder, project_name="other")
+    waiting.record_file.write_bytes(b"{")
+    assert why(trained).startswith(f"may be what {waiting.record_file} names, which ")
+
+
 def test_projects_are_known_by_their_jobs_and_by_those_who_ask(
     trained: Run, tmp_path: Path
 ) -> None:
