@@ -30,7 +30,7 @@ _ERRNO = {  # what SQLite makes of errors of the disk
     sqlite3.SQLITE_PERM: errno.EACCES,
 }
 _TABLE = """
-CREATE TABLE seen (
+CREATE TABLE IF NOT EXISTS seen (
     path BLOB PRIMARY KEY,     -- below the watched folder, as the file system spells it
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
@@ -116,6 +116,7 @@ def connect(file: Path) -> sqlite3.Connection:
             raise InputError(file, what, "Update emcfsys-tui")
         if version == 0:
             with connection:
+                connection.execute("BEGIN IMMEDIATE")  # Python's own would leave DDL out of it
                 connection.execute(_TABLE)
                 connection.execute(f"PRAGMA user_version={SCHEMA}")
         _refuse_other_columns(file, connection)

@@ -465,8 +465,10 @@ class Scanner:
         name = path.rpartition("/")[2]
         if is_left_alone(name) or Path(full) == self.rules.output:
             return False
-        # By whatever links and mounts the output lies here: masks of masks are never made.
-        return identity_of(full) != identity_of(self.rules.output)
+        # By whatever links and mounts the output lies here: masks of masks are never made. A folder
+        # that does not answer is none of them, also while the output does not answer either.
+        status = os.stat(full)
+        return (status.st_dev, status.st_ino) != identity_of(self.rules.output)
 
     def _leads_to_output(self, full: Path) -> bool:
         if full.is_symlink() and is_inside(full, self.rules.output):

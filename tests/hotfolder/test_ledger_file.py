@@ -1,6 +1,8 @@
 """Where a ledger lies, and what becomes of what is none."""
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,22 @@ def test_a_ledger_with_other_columns_is_refused_with_what_to_do(
         connect(file)
     file.rename(file.with_name("aside.sqlite"))
     connect(file).close()
+
+
+def test_a_ledger_whose_first_start_was_cut_short_is_begun_again(tmp_path: Path) -> None:
+    """A kill, or a disk without room, after its first table: each later start was refused."""
+    file = ledger_file(tmp_path)
+    file.parent.mkdir()
+    connect(file).close()
+    with closing(sqlite3.connect(file)) as left:
+        seen = left.execute("SELECT sql FROM sqlite_master WHERE name = 'seen'").fetchone()[0]
+    file.unlink()
+    with closing(sqlite3.connect(file)) as left:
+        left.execute(seen)
+    ledger = Ledger(tmp_path, owner="x")
+    assert ledger.told == ""
+    assert ledger.entries() == {}
+    ledger.close()
 
 
 def test_the_ledger_may_be_written_by_whom_the_umask_lets(tmp_path: Path) -> None:

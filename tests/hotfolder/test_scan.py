@@ -197,6 +197,25 @@ def test_a_root_that_goes_while_it_is_listed_is_offline_and_forgets_nothing(
     assert not bench.scanner.offline
 
 
+def test_a_folder_that_does_not_answer_is_told_also_while_the_output_does_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were nowhere then, and so the same: its images were passed over without a word."""
+    bench.write("inner/a.png")
+    bench.write("b.png")
+
+    def failing(place: str, **_words: object) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "os", SimpleNamespace(**{**vars(os), "stat": failing}))
+        bench.scanner.scan()
+    assert bench.scanner.unseen == {"inner": "Input/output error"}
+    bench.scanner.scan()
+    assert {*bench.scanner.settling} == {"inner/a.png", "b.png"}
+    assert not bench.scanner.unseen
+
+
 def test_a_rewritten_file_is_ready_again(bench: Bench) -> None:
     bench.write("a.png")
     bench.scanner.hint("a.png", closed=True)
