@@ -262,16 +262,18 @@ def _resume(place: Path, overrides: tuple[str, ...]) -> None:
     for run in waiting:
         refuse_without_checkpoint(run)
         refuse_unresumable(run)
+    extended: list[Run] = []
     try:
         for run in runs if overrides else ():
             if why := run.distrusted():  # what we write of it below is our own
                 words = "it runs with this interpreter and your own variables"
                 say(f"{run.id}: {why}: {words}", err=True)
-            extend(run, overrides)
+            if extend(run, overrides).budget_before is None:  # else somebody asked for it before
+                extended.append(run)
         if waiting:
             raise SystemExit(_train_all(waiting, runs))
     finally:  # none is left of what was not begun: refused, cancelled, or without a free GPU
-        for run in runs:
+        for run in extended:
             give_up_extension(run)
     say(runs[-1].folder)
     if len(runs) > 1:

@@ -1,7 +1,9 @@
 """Runs that belong together: the folds of one cross-validation, and the models they made."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+import fcntl
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,16 +144,49 @@ def refuse_without_checkpoint(run: Run) -> None:
 def extend(run: Run, overrides: tuple[str, ...]) -> RunRecord:
     """Write another budget into run.json and return what stood there before.
 
+    One extension waits at a time: whoever asks next would change the budget of a job that somebody
+    queued, here or on another machine, and it would be done without having trained so far.
     Raises: InputError, ProjectFaults, RunFolderError; then nothing is changed.
     """
-    before = refuse_unless_extendable(run)
-    refuse_without_checkpoint(run)
-    assert before.project is not None
-    training = extended(before.project.training, overrides)
-    project = msgspec.structs.replace(before.project, training=training)
-    kept = before.budget_before or before.project.training
-    run.write_record(msgspec.structs.replace(before, project=project, budget_before=kept))
-    return before
+    with _alone(run):
+        before = refuse_unless_extendable(run)
+        refuse_without_checkpoint(run)
+        assert before.project is not None
+        kept = before.project.training
+        training = extended(kept, overrides)
+        if before.budget_before is not None:
+            if training != kept:
+                raise _waits(run)
+            return before
+        project = msgspec.structs.replace(before.project, training=training)
+        run.write_record(msgspec.structs.replace(before, project=project, budget_before=kept))
+        return before
+
+
+@contextmanager
+def _alone(run: Run) -> Generator[None]:
+    """Let no two commands extend a run at once. Raises: RunFolderError."""
+    try:
+        folder = os.open(run.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RunFolderError(run.folder, f"cannot be opened: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "is being extended by another command"
+            raise RunFolderError(run.folder, what, "Try again when that is done") from None
+        except OSError:
+            pass  # some networks have no locks
+        yield
+    finally:
+        os.close(folder)
+
+
+def _waits(run: Run) -> InputError:
+    what = f"{run.outcome()[1]} already, and has not begun"
+    begin = f"emcfsys-engine train --resume {for_shell(run.folder)}"
+    return InputError(run.folder, what, f"Wait for its job, cancel it, or begin now: {begin}")
 
 
 def begin_extension(run: Run) -> None:

@@ -1,17 +1,24 @@
 """Runs that belong together are found by any of their names."""
 
 import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run import folder
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.groups import models_of, new_trainings, runs_at
+from emcfsys_engine.run.groups import (
+    extend,
+    models_of,
+    new_trainings,
+    runs_at,
+    undo_extension,
+)
 from emcfsys_engine.run.records import deal_file
 
 TOML = """
@@ -135,3 +142,21 @@ def test_a_fold_whose_disk_fails_is_named_and_not_left_out(
     monkeypatch.setattr(folder, "read_own", failing)
     with pytest.raises(RunFolderError, match=r"run\.json: cannot be read: Input/output error"):
         runs_at(project.runs_folder / "kfold-0001")
+
+
+def test_one_extension_waits_at_a_time(project: Project) -> None:
+    """Of two that were asked for at once one was told done, without having trained so far."""
+    (run,) = new_trainings(project)
+    before = extend(run, ("training.steps=30",))
+    assert extend(run, ("training.steps=30",)).budget_before == before.project.training  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="waits to go on to 30 steps already"):
+        extend(run, ("training.steps=35",))
+    undo_extension(run)
+    assert run.record() == before
+    other = os.open(run.folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(RunFolderError, match="is being extended by another command"):
+        extend(run, ("training.steps=35",))
+    os.close(other)
+    assert run.record() == before
+    extend(run, ("training.steps=35",))
