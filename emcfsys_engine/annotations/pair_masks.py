@@ -37,12 +37,12 @@ class NotedOrigins:
 
     def of(self, file: Path) -> Origin | None:
         """Return what a mask, or outlines, were made of."""
-        book = self._book_of(file.absolute().parent, _LEVELS)
+        book = self._book_of(file.absolute())
         return None if book is None else book.origin_of(file.absolute())
 
     def is_of(self, mask: Path, origin: Origin, image: Path) -> bool:
         """Tell whether an image still is what a mask was made of, as far as that was noted."""
-        book = self._book_of(mask.absolute().parent, _LEVELS)
+        book = self._book_of(mask.absolute())
         if book is None or not origin.content or not (now := book.contents.of(image)):
             return True
         try:
@@ -52,12 +52,12 @@ class NotedOrigins:
 
     def is_as_written(self, mask: Path) -> bool:
         """Tell whether a mask is as this program wrote it."""
-        book = self._book_of(mask.absolute().parent, _LEVELS)
+        book = self._book_of(mask.absolute())
         return book is not None and book.has(mask.absolute())
 
     def is_known(self, file: Path) -> bool:
         """Tell by its name whether this program ever wrote a file."""
-        book = self._book_of(file.absolute().parent, _LEVELS)
+        book = self._book_of(file.absolute())
         return book is not None and book.is_known(file.absolute())
 
     def is_behind_masks(self, outlines: Path) -> bool:
@@ -67,7 +67,7 @@ class NotedOrigins:
         later; of the outlines of all images together, that any mask was written later is enough.
         """
         file = outlines.absolute()
-        book = self._book_of(file.parent, _LEVELS)
+        book = self._book_of(file)
         if book is None or not book.has(file):
             return False
         origin = book.origin_of(file)
@@ -89,7 +89,7 @@ class NotedOrigins:
 
     def changed_outlines(self, mask: Path, origin: Origin) -> list[Path]:
         """Return outlines of a mask's image that a person changed, beside any version of it."""
-        book = self._book_of(mask.absolute().parent, _LEVELS)
+        book = self._book_of(mask.absolute())
         if book is None:
             return []
         stems = (mask.absolute().with_name(stem_of(mask)), *_other_stems(book, origin))
@@ -104,15 +104,19 @@ class NotedOrigins:
         for book in {id(book): book for book in self._books.values() if book is not None}.values():
             book.note_contents()
 
-    def _book_of(self, folder: Path, levels: int) -> OutputBook | None:
+    def _book_of(self, file: Path) -> OutputBook | None:
+        """Return the nearest book that knows a file, or else the nearest one that knows any."""
+        above = [self._book_in(folder) for folder in file.parents[: _LEVELS + 1]]
+        books = [book for book in above if book is not None]
+        return next((book for book in books if book.is_known(file)), books[0] if books else None)
+
+    def _book_in(self, folder: Path) -> OutputBook | None:
         if folder not in self._books:
             try:
                 own = opened_book(folder) if (folder / FOLDER).is_dir() else None
             except OSError:
                 own = None
-            is_begun = own is not None and own.is_begun
-            above = levels > 0 and folder != folder.parent and not is_begun
-            self._books[folder] = self._book_of(folder.parent, levels - 1) if above else own
+            self._books[folder] = own if own is not None and own.is_begun else None
         return self._books[folder]
 
 

@@ -17,6 +17,7 @@ from msgspec import structs
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
 from emcfsys_engine.images.origins import Maker
+from emcfsys_engine.images.other_outputs import OtherBooks
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.output_names import WantedName, key_of_file, keys_of
 from emcfsys_engine.images.own_files import identity_of, is_content, is_other_file, lies_in
@@ -63,6 +64,7 @@ class Placing:
         self._suffix = suffix
         self._originals = originals
         self._leads_there: dict[Path, bool] = {}
+        self._others = OtherBooks(book.out)
 
     def newest(self, wanted: Sequence[WantedName]) -> list[Placed]:
         """Return the newest names of images; new ones get theirs."""
@@ -107,15 +109,22 @@ class Placing:
         if self.is_among_originals(placed):
             return False
         image, mask = Path(placed.wanted.image), placed.mask(plane)
-        if is_other_file(mask, image):
+        if is_other_file(mask, image) and not self.is_of_another(mask, placed.wanted):
             before = self.book.made_of(mask)
             return not before or _is_still(before, image, placed.wanted.content)
         for version in range(1, placed.wanted.version):
             older = structs.replace(placed.wanted, version=version)
             (stems,) = self.book.stems([older], self._suffix)
-            if is_other_file(self.mask(stems[plane]), image):
+            mask = self.mask(stems[plane])
+            if is_other_file(mask, image) and not self.is_of_another(mask, older):
                 return True
         return False
+
+    def is_of_another(self, mask: Path, wanted: WantedName) -> bool:
+        """Tell whether a mask that is there is of another image, by an output folder around it."""
+        if self.book.is_known(mask):
+            return False
+        return self._others.is_of_another(mask, Path(wanted.image), wanted.content)
 
     def retire(self, placed: Placed) -> str:
         """Remove what is of an image as it was before, of planes that it lost; return what to say.

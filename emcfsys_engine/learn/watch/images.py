@@ -229,6 +229,8 @@ class ImageStages:
             return False
         if not all(is_other_file(mask, image) for mask in placed.masks):
             return False  # somebody's link to the image: no mask was ever made
+        if any(self._placing.is_of_another(mask, placed.wanted) for mask in placed.masks):
+            return False
         if all(self._book.has(mask) for mask in placed.masks):
             if not all(self._book.has(mask, task.digest) for mask in placed.masks):
                 return False

@@ -13,6 +13,7 @@ from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.images.other_outputs import left_out_outputs
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.project import Source
@@ -185,8 +186,11 @@ def labels_of(given: Given, classes: Mapping[str, int] | None, log: ConversionLo
         raise AnnotationError(where, what, "Finish and save a task first")
     if not made.items and not log.skipped and log.behind:
         raise AnnotationError(where, f"holds no outlines that count: {_BEHIND}", _BY_THEMSELVES)
+    elsewhere = left_out_outputs(given.source, given.base)
     if not made.items and not log.skipped:
-        raise AnnotationError(where, "holds no masks and no annotations known here")
+        what = "holds no masks and no annotations known here"
+        raise AnnotationError(where, what, f"{elsewhere}. Name that" if elsewhere else "")
+    log.notes += filter(None, [elsewhere])
     return made
 
 

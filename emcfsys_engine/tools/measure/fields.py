@@ -30,6 +30,7 @@ from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.other_outputs import left_out_outputs
 from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
 from emcfsys_engine.images.writers import TIFF_SOFTWARE, is_companion
@@ -185,8 +186,10 @@ def _find_masks(
     ]
     beside = {ref for ref in every if is_companion(ref.path)}
     found = [ref for ref in every if ref not in beside]
+    elsewhere = left_out_outputs(masks, base)
     if not found:
-        raise AnnotationError(base / masks, "holds no masks", "Name masks or their folder")
+        what = f"holds no masks of its own: {elsewhere}" if elsewhere else "holds no masks"
+        raise AnnotationError(base / masks, what, "Name masks or their folder")
     counting = masks_that_count(found)
     counting.drop_parts()
     items = Items(
@@ -211,7 +214,7 @@ def _find_masks(
     else:
         counting.doubt_namesakes()
     counting.name_beside(beside)
-    items.notes += counting.notes
+    items.notes += [*filter(None, [elsewhere]), *counting.notes]
     num_classes = 2 if classes is None or settings.labels else len(classes)
     items.may_contradict = may_contradict(counting, num_classes)
     return items

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import file_beside, instances_of
+from emcfsys_engine.images.own_files import digest_of, digest_of_output
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.learn.inference.placing import OutputNames, _Listed
 
@@ -95,3 +96,26 @@ def test_an_empty_folder_is_told_apart_from_one_with_files(tmp_path: Path) -> No
     names = OutputNames(OutputBook(tmp_path), refs, ["/in"], ".png")
     assert not names.has_none
     assert names.make_writable(refs, lambda ref, mask: [mask])
+
+
+def test_a_mask_of_another_image_that_another_output_folder_knows_is_not_taken_for_done(
+    tmp_path: Path,
+) -> None:
+    out, inner, mine = tmp_path / "out", tmp_path / "out" / "sub", tmp_path / "mine" / "a.png"
+    for folder in (inner, mine.parent):
+        folder.mkdir(parents=True)
+    mine.write_bytes(b"an image")
+    (inner / "a.png").write_bytes(b"a mask")
+    outer, ref = OutputBook(out), ImageRef(path=mine)
+    digest = digest_of_output(inner / "a.png")
+
+    outer.note({inner / "a.png": digest}, image=tmp_path / "theirs.png", content="0" * 64)
+    names = OutputNames(OutputBook(inner), [ref], [str(mine.parent)], ".png")
+    assert not names.has_mask(ref)
+    assert names.make_writable([ref], lambda _, mask: [mask])
+    assert names.mask_of(ref) == inner / "a.v2.png"
+    assert not names.has_mask(ref)
+
+    content = digest_of(mine, mine.stat().st_size)
+    outer.note({inner / "a.png": digest}, image=mine, content=content)
+    assert OutputNames(OutputBook(inner), [ref], [str(mine.parent)], ".png").has_mask(ref)

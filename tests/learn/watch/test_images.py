@@ -439,3 +439,32 @@ def test_a_second_version_is_never_taken_for_the_mask_of_another_image(hot: Hot)
         "a.v2.png": "a.v2.png.png",
     }
     assert not left
+
+
+@pytest.mark.parametrize("is_above", [True, False])
+def test_a_mask_of_another_watch_whose_output_lies_within_is_no_mask_of_an_image_here(
+    tmp_path: Path, model_file: Path, is_above: bool
+) -> None:
+    one, other = (tmp_path / name for name in ("one", "other"))
+    one.mkdir()
+    other.mkdir()
+    outer, inner = Hot(one, model_file), Hot(other, model_file)
+    outer.output, inner.output = tmp_path / "out", tmp_path / "out" / "sub"
+    outer.image("sub/a.png", 1)
+    inner.image("a.png", 2)
+    first, second = (outer, inner) if is_above else (inner, outer)
+    once(first)
+    theirs = (inner.output / "a.png").read_bytes()
+
+    run = once(second)
+
+    assert done_of(run) == ["a.v2.png"]
+    assert "had a mask already" not in warnings_of(run)
+    assert (inner.output / "a.png").read_bytes() == theirs
+    counting = masks_that_count(find_images(str(inner.output), tmp_path))
+    pairs, left = counting.pairs(
+        find_images(str(inner.incoming), tmp_path), inner.incoming, inner.output
+    )
+    mine, not_mine = ("a.v2.png", "a.png") if is_above else ("a.png", "a.v2.png")
+    assert [mask.path.name for mask in pairs.values()] == [mine]
+    assert [mask.path.name for mask in left] == [not_mine]

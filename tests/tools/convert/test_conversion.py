@@ -14,6 +14,8 @@ from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.dataset.objects import read_objects
 from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
 from tests.tools.made import project_at
 from tests.waiting import PATIENCE_S
@@ -128,6 +130,19 @@ def test_a_folder_without_labels_is_named(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="none: holds no masks and no annotations"):
         convert_labels("none", tmp_path / "out", to="masks", base=tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_in_output_folders_below_are_named(tmp_path: Path) -> None:
+    inner = tmp_path / "masks" / "day 2"
+    inner.mkdir(parents=True)
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(inner / "b.png")
+    OutputBook(inner).note({inner / "b.png": digest_of_output(inner / "b.png")})
+    place = str(tmp_path / "masks")
+    with pytest.raises(AnnotationError, match="1 folder of other outputs .*day 2. Name that"):
+        convert_labels(place, tmp_path / "out", to="labelme")
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "masks" / "a.png")
+    done = convert_labels(place, tmp_path / "out", to="labelme")
+    assert any(note.endswith("do not count here: day 2") for note in done.notes)
 
 
 def test_masks_beside_a_text_that_is_no_annotation_are_masks(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from PIL import Image
 
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.writers import writer_for
-from emcfsys_engine.tools.measure.fields import open_fields, parse_pixel_nm, pixel_nm_of
+from emcfsys_engine.tools.measure.fields import Fields, open_fields, parse_pixel_nm, pixel_nm_of
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
 from tests.images.formats.test_tia import series
@@ -168,3 +170,22 @@ def test_each_plane_of_a_series_is_measured_by_its_own_pixel_size(tmp_path: Path
     )
     rows = rows_of(done.objects_file)
     assert [float(row["area_nm2"]) for row in rows] == [4 * 1, 4 * 16]
+
+
+def test_masks_in_output_folders_below_are_named_and_where_there_are_no_others_refused(
+    tmp_path: Path,
+) -> None:
+    masks, inner = tmp_path / "masks", tmp_path / "masks" / "day 2"
+    inner.mkdir(parents=True)
+    save_mask(inner / "b.png", np.ones((4, 4), np.uint8))
+    OutputBook(inner).note({inner / "b.png": digest_of_output(inner / "b.png")})
+
+    def opened() -> Fields:
+        return open_fields("masks", tmp_path / "out", MeasureSettings(), images=None, base=tmp_path)
+
+    with pytest.raises(AnnotationError, match="of its own: 1 folder of other outputs .*day 2"):
+        opened()
+    save_mask(masks / "a.png", np.ones((4, 4), np.uint8))
+    fields = opened()
+    assert [mask.path.name for mask in fields.items.masks] == ["a.png"]
+    assert any(note.endswith("do not count here: day 2") for note in fields.items.notes)
