@@ -113,6 +113,10 @@ class Origins:
         """
         return digest not in self._of_none.get(file, ())
 
+    def is_of_none(self, file: str) -> bool:
+        """Tell by its name whether another command than a prediction wrote a file."""
+        return bool(self._of_none.get(file))
+
     def order_of(self, file: str, content: str | None = None) -> int:
         """Return which of all lines is a file's newest, from 1; 0 where there is none.
 

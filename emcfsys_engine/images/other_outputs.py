@@ -51,8 +51,7 @@ def left_out_outputs(pattern: str, base: Path) -> str:
 
     `find_images` does not list what lies in them: among micrographs it is none.
     """
-    root, wild = split_glob(pattern, base)
-    found = [] if wild or not root.is_dir() or is_zarr(root) else _with_masks(root)
+    root, found = _outputs_below(pattern, base, predicted=True)
     if not found:
         return ""
     names = few([os.fspath(one.relative_to(root)) for one in found], 3)
@@ -60,19 +59,28 @@ def left_out_outputs(pattern: str, base: Path) -> str:
     return f"{are} below {root}, and its masks do not count here: {names}"
 
 
-def _with_masks(root: Path) -> list[Path]:
+def converted_below(pattern: str, base: Path) -> list[Path]:
+    """Return output folders below a folder with pictures that no prediction wrote.
+
+    They may be micrographs that a person converted into it, and `find_images` does not list them.
+    """
+    return _outputs_below(pattern, base, predicted=False)[1]
+
+
+def _outputs_below(pattern: str, base: Path, *, predicted: bool) -> tuple[Path, list[Path]]:
+    root, wild = split_glob(pattern, base)
     found: list[Path] = []
-    for place, inner, _ in os.walk(root):
+    for place, inner, _ in () if wild or is_zarr(root) else os.walk(root):
         here = [Path(place, name) for name in sorted(inner) if not is_left_alone(name)]
         own = [folder for folder in here if is_own_output(folder)]
-        found += filter(_has_masks, own)
+        found += [folder for folder in own if _has_pictures(folder, predicted=predicted)]
         inner[:] = [one.name for one in here if one not in own and not is_zarr(one)]
-    return found
+    return root, found
 
 
-def _has_masks(folder: Path) -> bool:
+def _has_pictures(folder: Path, *, predicted: bool) -> bool:
     try:
-        masks = OutputBook(folder).masks() if book_of(folder).is_file() else []
+        there = OutputBook(folder).masks(predicted=predicted) if book_of(folder).is_file() else []
     except OSError:
         return False
-    return any(not _DRAWN.fullmatch(mask.name) and not is_companion(mask) for mask in masks)
+    return any(not _DRAWN.fullmatch(one.name) and not is_companion(one) for one in there)

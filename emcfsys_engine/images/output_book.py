@@ -183,9 +183,10 @@ class OutputBook:
         """Return a number that is higher for a file that was written later; 0 for one unknown."""
         return self._origins.order_of(self._below(place))
 
-    def masks(self) -> list[Path]:
-        """Return all masks, and pictures beside them, that were ever written here and are there."""
-        names = (one for one in self._digests if one.endswith(MASK_SUFFIXES) and not leads_out(one))
+    def masks(self, *, predicted: bool = True) -> list[Path]:
+        """Return masks, and pictures beside them, that are there; or those of other commands."""
+        names = [one for one in self._digests if predicted or self._origins.is_of_none(one)]
+        names = [one for one in names if one.endswith(MASK_SUFFIXES) and not leads_out(one)]
         return [place for name in names if (place := self.out / name).exists()]
 
     def retire(self, wanted: WantedName) -> tuple[list[Path], list[Path]]:
@@ -455,7 +456,6 @@ class OutputBook:
 
 
 def book_of(out: Path) -> Path:
-    """Return the book of an output folder."""
     return out / FOLDER / "outputs.jsonl"
 
 

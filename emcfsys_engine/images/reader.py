@@ -15,6 +15,7 @@ from emcfsys_engine.files import first_bytes
 from emcfsys_engine.images.damaged_files import fenced, quiet_libraries, try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, ImageRefs, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
+from emcfsys_engine.images.other_outputs import converted_below
 from emcfsys_engine.images.side_cars import pixel_nm_beside
 from emcfsys_engine.images.walk import (
     is_regular,
@@ -24,8 +25,9 @@ from emcfsys_engine.images.walk import (
     names_matching,
     split_glob,
 )
-from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_left_alone
-from emcfsys_engine.text import how_to_read
+from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES, is_left_alone
+from emcfsys_engine.suffixes import OTHER_PICTURE_SUFFIXES as _NOT_READ
+from emcfsys_engine.text import few, how_many, how_to_read
 
 HEADER_BYTES = 1024
 _TRIED_FIRST = frozenset({"hdf5", "czi"})  # their libraries can die of a damaged file
@@ -191,7 +193,7 @@ def find_images(pattern: str, base: Path, left_out: list[Path] | None = None) ->
 
     A stack becomes one reference a plane. Unfinished copies and hidden files are left out. A file
     named like an image that cannot be read is kept: reading it says what is wrong with it. Pictures
-    of kinds that nobody reads here are added to `left_out`: see `left_out_words`.
+    of kinds that nobody reads here, and folders of converted pictures, are added to `left_out`.
     Raises: ImageError when the folder or file does not exist.
     """
     return list(list_images(pattern, base, left_out))
@@ -204,19 +206,27 @@ def list_images(pattern: str, base: Path, left_out: list[Path] | None = None) ->
         planes = _planes(name)
         for plane in planes:
             refs.add(name, plane)
-        if left_out is not None and not planes and _suffix_of(name) in OTHER_PICTURE_SUFFIXES:
+        if left_out is not None and not planes and _suffix_of(name) in _NOT_READ:
             left_out.append(Path(name))
+    if left_out is not None:
+        left_out += converted_below(pattern, base)
     refs.sort()
     return refs
 
 
 def left_out_words(left_out: Sequence[Path]) -> str:
-    """Return the one line about pictures that are of no kind known here; empty without any."""
-    if not left_out:
-        return ""
-    kinds = Counter(path.suffix.lower() for path in left_out)
-    named = ", ".join(f"{number} × {kind}" for kind, number in sorted(kinds.items()))
-    return f"left out, since pictures of their kind are not read: {named}. Save them as TIFF or PNG"
+    """Return the one line about what was left out: see `find_images`; empty without any."""
+    kinds = Counter(suffix for path in left_out if (suffix := path.suffix.lower()) in _NOT_READ)
+    folders = [str(path) for path in left_out if path.suffix.lower() not in _NOT_READ]
+    told: list[str] = []
+    if kinds:
+        named = ", ".join(f"{number} × {kind}" for kind, number in sorted(kinds.items()))
+        why = "since pictures of their kind are not read"
+        told.append(f"left out, {why}: {named}. Save them as TIFF or PNG")
+    if folders:
+        what = how_many(len(folders), "folder", "folders")
+        told.append(f"left out, since convert wrote it: {what} ({few(folders, 3)}). Name it, too")
+    return ". ".join(told)
 
 
 def is_unfinished(name: str) -> bool:

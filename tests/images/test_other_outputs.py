@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from emcfsys_engine.images.other_outputs import OtherBooks, left_out_outputs
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of, digest_of_output
+from emcfsys_engine.images.reader import find_images, left_out_words
 
 
 def written(book: OutputBook, mask: Path, image: Path) -> Path:
@@ -55,3 +58,24 @@ def test_what_lies_in_other_output_folders_below_is_named_tables_and_charts_are_
     assert told.endswith("day 1, far/day 2")
     assert left_out_outputs("masks/day 1", tmp_path) == ""
     assert left_out_outputs("masks/*/*.png", tmp_path) == ""
+
+
+def test_pictures_that_convert_wrote_below_a_folder_of_images_are_said_to_be_left_out(
+    tmp_path: Path,
+) -> None:
+    images, inner = tmp_path / "images", tmp_path / "images" / "day 2"
+    predicted = images / "masks"
+    for place in (images / "a.png", inner / "b.png"):
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(place)
+    OutputBook(inner).note({inner / "b.png": digest_of_output(inner / "b.png")})
+    written(OutputBook(predicted), predicted / "a.png", tmp_path / "far" / "a.png")
+    left_out: list[Path] = []
+
+    found = find_images("images", tmp_path, left_out)
+
+    assert [ref.path.name for ref in found] == ["a.png"]
+    assert left_out == [inner]
+    assert left_out_words(left_out).startswith("left out, since convert wrote it: 1 folder (")
+    left_out = [images / "c.heic", *left_out]
+    assert "1 × .heic. Save them as TIFF or PNG. left out, since" in left_out_words(left_out)
