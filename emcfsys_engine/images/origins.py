@@ -63,7 +63,7 @@ class Origins:
         self._num_lines = 0
         self._files: defaultdict[str, list[str]] = defaultdict(list)  # by their key
         self._order: dict[str, int] = {}  # file -> which of all lines is its newest
-        self.content_now: dict[str, str] = {}  # image -> as it was predicted last
+        self._now: dict[str, tuple[int, str]] = {}  # image -> line, and as it was predicted last
 
     def files_of(self, stems: Iterable[str]) -> list[str]:
         """Return all files that some stems ever had."""
@@ -93,7 +93,15 @@ class Origins:
             self._of_none[file].discard(digest)
         self._made_of.setdefault(file, {})[digest] = content
         if content and image:
-            self.content_now[image] = content
+            self._now[image] = self._num_lines, content
+
+    def last_of(self, image: str) -> str:
+        """Return the digest of an image as it was predicted last; "" where nobody noted it.
+
+        Under whatever path: it may have been moved since.
+        """
+        _, content = max(self._now.get(path, (0, "")) for path in self._stems.paths_of(image))
+        return content
 
     def key_of(self, file: str, digest: str) -> str:
         """Return what stands for the maker of a file; "" where nobody knows."""
@@ -146,7 +154,7 @@ class Origins:
         if owner is None or file not in self.contents:
             return None
         image, plane, version = owner
-        content, now = self.content_of(file, digest), self.content_now.get(image, "")
+        content, now = self.content_of(file, digest), self.last_of(image)
         return Origin(
             folder=self._folder,
             image=Path(image),

@@ -161,7 +161,7 @@ class OutputBook:
 
     def predicted_last(self, image: str) -> str:
         """Return the digest of an image as it was predicted last, to the end or not; or ""."""
-        return self._origins.content_now.get(image, "")
+        return self._origins.last_of(image)
 
     def maker_of(self, place: Path) -> Maker | None:
         """Return the model that made a file; of one that was changed, that made it before."""

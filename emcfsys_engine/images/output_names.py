@@ -207,6 +207,7 @@ class Stems:
         self._owners: dict[str, Owner] = {}  # stem -> owner, where its key alone does not tell
         self._beside: dict[tuple[str, int], list[str]] = {}  # image, version -> more stems
         self._newest: dict[tuple[str, int | None], int] = {}  # where it is not the first
+        self._before: dict[str, str] = {}  # image -> the path that it had before it was moved
 
     def of(self, image: str, plane: int | None, version: int) -> str | None:
         """Return the stem of an image's files; None where it has none."""
@@ -230,6 +231,13 @@ class Stems:
                 return image, None, 1
         return None
 
+    def paths_of(self, image: str) -> list[str]:
+        """Return an image's path, and those that it had before it was moved."""
+        paths = [image]
+        while (before := self._before.get(paths[-1])) is not None and before not in paths:
+            paths.append(before)
+        return paths
+
     def newest_of(self, image: str, plane: int | None) -> int:
         """Return the newest version that an image has a stem for; 1 where it has none."""
         return self._newest.get((image, plane), 1)
@@ -246,6 +254,10 @@ class Stems:
         if is_plain and self._plain.get(image) == stem and self._images.get(stem) == image:
             return  # told again
         keys = keys_of(stem)
+        if any(self._images.get(key, image) != image for key in keys):
+            owner = self.owner_of(stem)
+            if owner is not None and owner[0] != image:
+                self._before[image] = owner[0]
         for key in keys:
             self._keep_told(self._images.get(key, image), image, stem)
         if plane is None and version == 1:

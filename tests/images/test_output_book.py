@@ -127,6 +127,33 @@ def test_what_a_ledger_knows_of_a_moved_image_is_its_own_in_every_version(tmp_pa
     assert [one.is_outdated for one in origins if one] == [True, False]
 
 
+@pytest.mark.parametrize("is_written_again", [False, True])
+def test_a_mask_of_the_image_before_keeps_being_of_the_image_before_wherever_that_is_moved(
+    tmp_path: Path, is_written_again: bool
+) -> None:
+    """Once a watch had run in the moved project the old image's correction counted as the new's."""
+    out = tmp_path / "out"
+    book, masks = OutputBook(out), [out / "a.png", out / "a.v2.png"]
+    book.file.parent.mkdir(parents=True)
+    for version, mask in enumerate(masks, start=1):
+        content = "before" if version == 1 else "after"
+        book.stems([WantedName(image="/one/a.tif", folder="", version=version)], ".png")
+        mask.write_text(content)
+        book.note({mask: digest_of_output(mask)}, image=Path("/one/a.tif"), content=content)
+    masks[0].write_text("painted over")
+
+    for image in ("/two/a.tif", "/three/a.tif", "/one/a.tif"):
+        book.adopt([(WantedName(image=image, folder="", version=2), ["a.v2"])])
+        if is_written_again and image != "/one/a.tif":
+            book.file.unlink()
+            book.write_again()
+        book = OutputBook(out)
+        origins = [one for mask in masks if (one := book.origin_of(mask)) is not None]
+        assert [one.image for one in origins] == [Path(image)] * 2
+        assert [one.is_outdated for one in origins] == [True, False]
+        assert book.predicted_last(image) == "after"
+
+
 def test_two_processes_never_give_one_name_twice(tmp_path: Path) -> None:
     one, other = OutputBook(tmp_path), OutputBook(tmp_path)
     names = [
