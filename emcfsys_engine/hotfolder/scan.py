@@ -451,10 +451,9 @@ class Scanner:
             path = f"{below}{item.name}"
             try:
                 if item.is_dir(follow_symlinks=False):
-                    if not self._is_folder_wanted(path, item.path):
-                        continue
-                    with os.scandir(item.path) as inner:
-                        yield from self._walk(inner, f"{path}/")
+                    if self._is_folder_wanted(path, item.path):
+                        with os.scandir(item.path) as inner:
+                            yield from self._walk(inner, f"{path}/")
                 elif self._is_wanted(path) and item.is_file() and not self._is_link_to_output(item):
                     yield path, item.stat()
             except OSError as error:  # the next scan looks again
@@ -465,8 +464,7 @@ class Scanner:
         name = path.rpartition("/")[2]
         if is_left_alone(name) or Path(full) == self.rules.output:
             return False
-        # By whatever links and mounts the output lies here: masks of masks are never made. A folder
-        # that does not answer is none of them, also while the output does not answer either.
+        # By whatever links and mounts the output lies here; a folder without an answer is told.
         status = os.stat(full)
         return (status.st_dev, status.st_ino) != identity_of(self.rules.output)
 
